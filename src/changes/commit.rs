@@ -1,0 +1,172 @@
+//! The commit: scan, decide, redo, finish. docs/commit.md describes the protocol and why each sync stands where it does.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::record::Record;
+use super::redo::Redo;
+use super::scan::Layers;
+use super::{Changes, copy, discard};
+use crate::error::{Doing, Fault, Result, refuse};
+use crate::image::Image;
+use crate::sys::fs::{self, Times};
+use crate::transaction::journal::{self, Progress};
+use crate::transaction::recover::Recovered;
+use crate::transaction::{State, Transaction};
+
+/// Reads what the step did, without changing anything.
+pub fn scan(transaction: &Transaction, image: &Image) -> Result<(Changes, Vec<Record>)> {
+    scan_in(transaction.directory(), &transaction.state, image.directory())
+}
+
+fn scan_in(directory: BorrowedFd<'_>, state: &State, image: BorrowedFd<'_>) -> Result<(Changes, Vec<Record>)> {
+    let upper = fs::open_dir(directory, b"upper")?;
+    let work = fs::open_dir(directory, b"work").ok();
+    let scaffold = fs::open_dir(directory, b"scaffold").ok();
+    super::scan(&Layers {
+        upper: upper.as_fd(),
+        work: work.as_ref().map(AsFd::as_fd),
+        image,
+        scaffold: scaffold.as_ref().map(AsFd::as_fd),
+        policy: &state.policy,
+        prefix: state.prefix,
+    })
+}
+
+/// Commits the transaction; on return the image has every change, on the disk, and the transaction is removed.
+pub fn commit(transaction: Transaction, image: &Image, changes: &Changes, records: Vec<Record>) -> Result<()> {
+    if let Some(path) = changes.forbidden.first() {
+        return refuse(
+            Fault::new(format!("the step changed {path}, whose override says when_changed: fail"))
+                .hint("Change the step, or set when_changed to drop or keep for this file in the settings."),
+        );
+    }
+    if records.is_empty() {
+        return transaction.remove();
+    }
+    let same = fs::fstat(transaction.directory())?.st_dev == image.identity().device;
+    if same && rename_works(&transaction, image)? {
+        commit_here(transaction.directory(), &transaction.state, image, &records)?;
+    } else {
+        commit_moved(&transaction, image)?;
+    }
+    transaction.remove()
+}
+
+/// Whether one mount holds both: rename(2) between two mounts of one file system is EXDEV.
+fn rename_works(transaction: &Transaction, image: &Image) -> Result<bool> {
+    match fs::rename(transaction.directory(), b"stage", image.directory(), b".") {
+        Err(error) if error.errno == libc::EXDEV => Ok(false),
+        // The name "." can never be renamed to: any other error comes from a rename that could have been.
+        Err(_) => Ok(true),
+        Ok(()) => refuse(Fault::new("rename to \".\" succeeded")),
+    }
+}
+
+fn commit_here(directory: BorrowedFd<'_>, state: &State, image: &Image, records: &[Record]) -> Result<()> {
+    let doing = || format!("cannot commit to {}", image.path().display());
+    // The data of the upper has to be on the disk before the decision is: the overlay was volatile and synced nothing.
+    fs::syncfs(directory).doing(doing)?;
+    journal::decide(directory, records).doing(doing)?;
+    redo_in(directory, state, image, records)
+}
+
+/// Applies a decided commit and marks it done.
+pub fn redo(transaction: &Transaction, image: &Image, records: &[Record]) -> Result<()> {
+    redo_in(transaction.directory(), &transaction.state, image, records)
+}
+
+fn redo_in(directory: BorrowedFd<'_>, state: &State, image: &Image, records: &[Record]) -> Result<()> {
+    if state.root != image.identity() {
+        return refuse(
+            Fault::new(format!("{} is not the directory that the transaction was begun on", image.path().display()))
+                .hint("Move the image back to where it was, or remove the transaction with `dropcloth discard`."),
+        );
+    }
+    Redo::new(image.directory(), directory, state.prefix)?.run(records).hint(
+        || "The commit is decided and not finished: free what it asks for, then run `dropcloth recover` on the image.",
+    )?;
+    fs::syncfs(image.directory())?;
+    journal::finish(directory)
+}
+
+/// Commits a transaction that is on another file system: everything is first copied to a directory in the image's root, so
+/// that the commit itself is the same list of renames. The state says so beforehand, so that a crash is cleaned up.
+fn commit_moved(transaction: &Transaction, image: &Image) -> Result<()> {
+    let doing = || format!("cannot copy the changes to the file system of {}", image.path().display());
+    let name = format!(".dropcloth-{}", transaction.state.id);
+    let root_times = Times::of(&fs::fstat(image.directory()).doing(doing)?);
+    let mut state = transaction.state.clone();
+    state.moved_to = Some(name.clone());
+    state.root_times = Some(root_times);
+    state.save(transaction.directory()).doing(doing)?;
+    fs::fsync(transaction.directory()).doing(doing)?;
+    let result = copy_over(transaction, image, &name).doing(doing);
+    let directory = match result {
+        Ok(directory) => directory,
+        Err(error) => {
+            remove_moved(image, &name, root_times)?;
+            return Err(error);
+        }
+    };
+    // Scanned again: inode numbers of the copies are what the records have to name.
+    let (_, records) = scan_in(directory.as_fd(), &state, image.directory())?;
+    let final_times = last_times(&records).unwrap_or(root_times);
+    commit_here(directory.as_fd(), &state, image, &records)?;
+    drop(directory);
+    remove_moved(image, &name, final_times)
+}
+
+fn last_times(records: &[Record]) -> Option<Times> {
+    records.iter().find_map(|r| match r {
+        Record::Meta { at, times } if at.is_root() => Some(*times),
+        _ => None,
+    })
+}
+
+fn copy_over(transaction: &Transaction, image: &Image, name: &str) -> Result<OwnedFd> {
+    fs::mkdir(image.directory(), name.as_bytes(), 0o700)?;
+    let directory = fs::open_dir(image.directory(), name.as_bytes())?;
+    for below in [&b"stage"[..], b"trash"] {
+        fs::mkdir(directory.as_fd(), below, 0o700)?;
+    }
+    fs::mkdir(directory.as_fd(), b"work", 0o700)?;
+    let mut copier = copy::Copier::default();
+    copier.tree(transaction.directory(), b"upper", directory.as_fd())?;
+    let work = fs::open_dir(transaction.directory(), b"work")?;
+    if fs::stat(work.as_fd(), b"index")?.is_some() {
+        let target = fs::open_dir(directory.as_fd(), b"work")?;
+        copier.tree(work.as_fd(), b"index", target.as_fd())?;
+    }
+    copier.tree(transaction.directory(), b"scaffold", directory.as_fd())?;
+    Ok(directory)
+}
+
+fn remove_moved(image: &Image, name: &str, times: Times) -> Result<()> {
+    discard::remove_tree(image.directory(), name.as_bytes())?;
+    fs::set_times_of(image.directory(), times)?;
+    Ok(())
+}
+
+/// Recovers a transaction whose commit had moved into the image's file system.
+pub fn recover_moved(transaction: Transaction, image: &Image, name: &str) -> Result<Recovered> {
+    let root_times = transaction.state.root_times.unwrap_or(Times::of(&fs::fstat(image.directory())?));
+    let mut recovered = Recovered::Removed;
+    if let Ok(directory) = fs::open_dir(image.directory(), name.as_bytes()) {
+        let times = match journal::progress(directory.as_fd())? {
+            Progress::Open => root_times,
+            Progress::Decided(records) => {
+                redo_in(directory.as_fd(), &transaction.state, image, &records)?;
+                recovered = Recovered::Finished;
+                last_times(&records).unwrap_or(root_times)
+            }
+            Progress::Done => {
+                recovered = Recovered::Finished;
+                Times::of(&fs::fstat(image.directory())?)
+            }
+        };
+        drop(directory);
+        remove_moved(image, name, times)?;
+    }
+    transaction.remove()?;
+    Ok(recovered)
+}

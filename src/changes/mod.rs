@@ -1,0 +1,128 @@
+//! What a step did, read from the upper directory of its overlay; and commit and discard.
+
+pub mod commit;
+pub mod copy;
+pub mod discard;
+pub mod links;
+pub mod marks;
+pub mod record;
+pub mod redo;
+pub mod scan;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::image::Inside;
+use crate::settings::WhenChanged;
+
+pub use scan::scan;
+
+/// What happened to one path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// It is new.
+    Added,
+    /// It was there and is another now (content or attributes).
+    Modified,
+    /// It is gone.
+    Removed,
+    /// A directory was moved here from another place.
+    Renamed,
+    /// Only owner, mode or attributes of a directory changed.
+    Attributes,
+}
+
+/// What kind of entry it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// A device, fifo or socket.
+    Special,
+}
+
+impl Kind {
+    /// The kind in a file mode.
+    pub fn of(mode: u32) -> Kind {
+        use rustix::fs::FileType;
+        match FileType::from_raw_mode(mode) {
+            FileType::RegularFile => Kind::File,
+            FileType::Directory => Kind::Directory,
+            FileType::Symlink => Kind::Link,
+            _ => Kind::Special,
+        }
+    }
+}
+
+/// One changed path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Where.
+    pub path: Inside,
+    /// What happened.
+    pub what: What,
+    /// What is there now (for a removed path: what was).
+    pub kind: Kind,
+    /// Bytes of a regular file.
+    #[serde(default, skip_serializing_if = "no_bytes")]
+    pub bytes: u64,
+    /// Where a renamed directory came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Inside>,
+}
+
+fn no_bytes(bytes: &u64) -> bool {
+    *bytes == 0
+}
+
+/// The whole of what a step did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Changes {
+    /// Every changed path, in the order of the walk.
+    pub list: Vec<Change>,
+    /// Overrides that the step changed and whose change is dropped.
+    pub dropped: Vec<Inside>,
+    /// Overrides that the step changed and whose rule forbids it.
+    pub forbidden: Vec<Inside>,
+}
+
+impl Changes {
+    /// Number of changed entries that are not directories, and their bytes.
+    pub fn files(&self) -> (usize, u64) {
+        let files = self.list.iter().filter(|c| c.kind != Kind::Directory && c.what != What::Removed);
+        files.fold((0, 0), |(n, bytes), c| (n + 1, bytes + c.bytes))
+    }
+}
+
+/// What commit has to know about the scaffold: which paths are not the image's business.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Policy {
+    /// Override files and their rules.
+    pub overrides: BTreeMap<Inside, WhenChanged>,
+    /// Directories and mount points that only the scaffold has.
+    pub made: BTreeSet<Inside>,
+}
+
+impl Policy {
+    /// The policy of a scaffold.
+    pub fn of(scaffold: &crate::plan::Scaffold) -> Policy {
+        use crate::plan::Entry;
+        let mut policy = Policy::default();
+        for (path, entry) in &scaffold.entries {
+            match entry {
+                Entry::Clone => {}
+                Entry::Directory { .. } => drop(policy.made.insert(path.clone())),
+                Entry::Point => drop(policy.overrides.insert(path.clone(), WhenChanged::Drop)),
+                Entry::File { when_changed, .. } => drop(policy.overrides.insert(path.clone(), *when_changed)),
+            }
+        }
+        policy
+    }
+}

@@ -1,0 +1,111 @@
+//! The arguments as clap reads them.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::settings::Flags;
+
+const EXAMPLES: &str = "\
+Examples:
+  dropcloth run ./rootfs -- pip install requests      from the mirror at ~/.cache/image-create/pypi/mirror
+  dropcloth run ./rootfs -- apt-get install -y git     no mirror needed: fast, and all or nothing
+  dropcloth run --mode discard / -- pip config list    try it on this very machine, nothing stays
+  dropcloth plan ./rootfs                              everything that would be done
+";
+
+/// Runs the steps of an image build inside a target root, with a PyPI mirror and its configuration laid over, and leaves
+/// nothing behind.
+#[derive(Debug, Parser)]
+#[command(name = "dropcloth", version, after_help = EXAMPLES)]
+pub struct Cli {
+    /// Say more; twice: everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Settings file instead of ./dropcloth.yaml
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Profile of the settings file
+    #[arg(long, global = true, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// An image and a command in it.
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// Flags.
+    #[command(flatten)]
+    pub flags: Flags,
+    /// The image: the root directory to run in
+    #[arg(value_name = "ROOT")]
+    pub root: PathBuf,
+    /// The command and its arguments; none: a shell
+    #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run a step in an image; commit what it wrote when it succeeds
+    #[command(after_help = EXAMPLES)]
+    Run(RunArguments),
+    /// Run a shell in an image
+    Shell(RunArguments),
+    /// Print everything that a run would do, and do nothing
+    Plan {
+        /// As for `run`.
+        #[command(flatten)]
+        arguments: RunArguments,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what the step of a kept transaction changed
+    Changes {
+        /// Its id, its image or its directory
+        #[arg(value_name = "TRANSACTION")]
+        id: String,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Commit a kept transaction to its image
+    Commit {
+        /// Its id, its image or its directory
+        #[arg(value_name = "TRANSACTION")]
+        id: String,
+    },
+    /// Throw a kept transaction away
+    Discard {
+        /// Its id, its image or its directory
+        #[arg(value_name = "TRANSACTION")]
+        id: String,
+    },
+    /// List the transactions of an image, or those known here
+    List {
+        /// The image
+        #[arg(value_name = "ROOT")]
+        root: Option<PathBuf>,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Finish interrupted commits and remove what killed runs left
+    Recover {
+        /// The image
+        #[arg(value_name = "ROOT")]
+        root: Option<PathBuf>,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}

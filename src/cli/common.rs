@@ -1,0 +1,70 @@
+//! What several verbs begin with: settings, host, image.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::args::{Cli, RunArguments};
+use crate::error::{Doing, Result};
+use crate::host::Host;
+use crate::image::Image;
+use crate::image::survey::Survey;
+use crate::plan::{self, Plan};
+use crate::settings::{self, Environment, Settings};
+use crate::transaction;
+
+/// Everything up to the plan.
+pub struct Prepared {
+    /// The merged settings.
+    pub settings: Settings,
+    /// The machine.
+    pub host: Host,
+    /// The image, open.
+    pub image: Image,
+    /// What will be done.
+    pub plan: Plan,
+}
+
+/// The home directory of whoever called, through sudo too: that is whose mirror is meant.
+pub fn home(environment: &BTreeMap<std::ffi::OsString, std::ffi::OsString>) -> PathBuf {
+    let variable = |name: &str| environment.get(std::ffi::OsStr::new(name)).filter(|v| !v.is_empty());
+    if nix::unistd::geteuid().is_root()
+        && let Some(user) = variable("SUDO_USER").and_then(|u| u.to_str()).filter(|u| *u != "root")
+        && let Ok(Some(user)) = nix::unistd::User::from_name(user)
+    {
+        return user.dir;
+    }
+    variable("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from)
+}
+
+/// Reads settings, host and image, and makes the plan. Nothing is changed.
+pub fn prepare(cli: &Cli, arguments: &RunArguments) -> Result<Prepared> {
+    let cwd = std::env::current_dir().doing(|| "cannot tell the working directory")?;
+    let environment: BTreeMap<_, _> = std::env::vars_os().collect();
+    let home = home(&environment);
+    let settings = settings::resolve(
+        &arguments.flags,
+        &settings::Source { config: cli.config.as_deref(), profile: cli.profile.as_deref() },
+        &Environment(environment.clone()),
+        &home,
+        &cwd,
+    )?;
+    let image = Image::open(&arguments.root)?;
+    let host = Host::look(&settings, &cwd, environment);
+    let user = settings.user.value.clone();
+    let survey = Survey::take(&image, user.as_deref(), |account| plan::wanted(&settings, account))?;
+    let plan = plan::build(&settings, &host, &survey, &arguments.command)?;
+    Ok(Prepared { settings, host, image, plan })
+}
+
+/// Where transactions can be: beside `image`, in the state directory, in the scratch directory.
+pub fn places(image: Option<&Path>, scratch: Option<&Path>) -> Vec<PathBuf> {
+    let environment: BTreeMap<_, _> = std::env::vars_os().collect();
+    let state = crate::host::state_directory(nix::unistd::geteuid().as_raw(), &environment);
+    match image {
+        Some(image) => transaction::places(image, &state, scratch),
+        None => {
+            let here = std::env::current_dir().ok().map(|cwd| cwd.join(".dropcloth"));
+            here.into_iter().chain([state]).chain(scratch.map(Path::to_owned)).collect()
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! `dropcloth changes`, `commit` and `discard`: what can be done with a kept transaction.
+
+use super::args::Cli;
+use super::common;
+use crate::changes::commit as committing;
+use crate::error::Result;
+use crate::image::Image;
+use crate::report::text;
+use crate::settings::Mode;
+use crate::transaction::{self, Transaction, recover};
+
+fn find(what: &str) -> Result<Transaction> {
+    let environment = std::env::vars_os().collect();
+    let state = crate::host::state_directory(nix::unistd::geteuid().as_raw(), &environment);
+    recover::find(&common::places(None, None), &state, what)
+}
+
+fn open(id: &str) -> Result<(Transaction, Image)> {
+    let transaction = find(id)?;
+    let image = Image::reopen(&transaction.state.image, transaction.state.root)?;
+    Ok((transaction, image))
+}
+
+/// Prints what the steps of a kept transaction changed.
+pub fn changes(_cli: &Cli, id: &str, json: bool) -> Result<u8> {
+    crate::sys::signal::default_sigpipe();
+    let (transaction, image) = open(id)?;
+    let (changes, _) = committing::scan(&transaction, &image)?;
+    if json {
+        let value = serde_json::json!({ "version": 1, "image": image.path(), "changes": changes });
+        println!("{}", serde_json::to_string_pretty(&value)?);
+    } else {
+        print!("{}", text::changes(&changes));
+    }
+    Ok(0)
+}
+
+/// Commits a kept transaction.
+pub fn commit(_cli: &Cli, id: &str) -> Result<u8> {
+    let (transaction, image) = open(id)?;
+    transaction::lock_image(&image, Mode::Commit)?;
+    let (changes, records) = committing::scan(&transaction, &image)?;
+    let (files, bytes) = changes.files();
+    committing::commit(transaction, &image, &changes, records)?;
+    eprintln!(
+        "dropcloth: committed {}, {} to {}",
+        text::counted(files, "file", "files"),
+        text::bytes(bytes),
+        image.path().display()
+    );
+    Ok(0)
+}
+
+/// Throws a kept transaction away.
+pub fn discard(_cli: &Cli, id: &str) -> Result<u8> {
+    let transaction = find(id)?;
+    let image = transaction.state.image.clone();
+    transaction.remove()?;
+    eprintln!("dropcloth: discarded transaction {id}; {} is as it was", image.display());
+    Ok(0)
+}

@@ -1,0 +1,62 @@
+//! The command line: one thin file a verb.
+
+pub mod args;
+pub mod common;
+pub mod kept;
+pub mod list;
+pub mod plan;
+pub mod recover;
+pub mod run;
+
+use clap::{CommandFactory, Parser};
+
+use crate::error::Result;
+use args::{Cli, Verb};
+
+/// Parses the arguments and does what they say. Returns the exit status.
+pub fn main() -> Result<u8> {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Usage errors are dropcloth's own failure (125), as chroot(1) has it; --help and --version are none.
+            let code = if error.use_stderr() { 125 } else { 0 };
+            error.print()?;
+            return Ok(code);
+        }
+    };
+    log_to_stderr(cli.verbose);
+    match &cli.verb {
+        Verb::Run(arguments) | Verb::Shell(arguments) => run::run(&cli, arguments),
+        Verb::Plan { arguments, json } => plan::plan(&cli, arguments, *json),
+        Verb::Changes { id, json } => kept::changes(&cli, id, *json),
+        Verb::Discard { id } => kept::discard(&cli, id),
+        Verb::Commit { id } => kept::commit(&cli, id),
+        Verb::List { root, json } => list::list(&cli, root.as_deref(), *json),
+        Verb::Recover { root } => recover::recover(&cli, root.as_deref()),
+        Verb::Completions { shell } => {
+            crate::sys::signal::default_sigpipe();
+            clap_complete::generate(*shell, &mut Cli::command(), "dropcloth", &mut std::io::stdout());
+            Ok(0)
+        }
+        Verb::Man => {
+            crate::sys::signal::default_sigpipe();
+            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
+            Ok(0)
+        }
+    }
+}
+
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => log::LevelFilter::Warn,
+        1 => log::LevelFilter::Info,
+        2 => log::LevelFilter::Debug,
+        _ => log::LevelFilter::Trace,
+    };
+    let mut builder = env_logger::Builder::new();
+    builder.filter_level(level).parse_default_env().format(|out, record| {
+        use std::io::Write;
+        writeln!(out, "dropcloth: {}", record.args())
+    });
+    builder.init();
+}

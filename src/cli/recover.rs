@@ -1,0 +1,43 @@
+//! `dropcloth recover`: finishes interrupted commits and removes what dead runs left.
+
+use std::path::Path;
+
+use super::args::Cli;
+use super::common;
+use crate::error::Result;
+use crate::image::Image;
+use crate::settings::Mode;
+use crate::transaction::{self, recover};
+
+/// Recovers the transactions of `root`, or those of every image that `list` shows here.
+pub fn recover(_cli: &Cli, root: Option<&Path>) -> Result<u8> {
+    let roots = match root {
+        Some(root) => vec![root.to_owned()],
+        None => {
+            let mut images: Vec<_> =
+                recover::list(&common::places(None, None), None)?.into_iter().map(|t| t.image).collect();
+            images.sort();
+            images.dedup();
+            images
+        }
+    };
+    let mut nothing = true;
+    for root in roots {
+        let image = Image::open(&root)?;
+        transaction::lock_image(&image, Mode::Commit)?;
+        for (path, what) in recover::recover(&common::places(Some(image.path()), None), &image)? {
+            nothing = false;
+            let text = match what {
+                recover::Recovered::Finished => "finished the interrupted commit",
+                recover::Recovered::Removed => "removed the uncommitted transaction",
+                recover::Recovered::Kept => "left the kept transaction",
+                recover::Recovered::Busy => "left the running transaction",
+            };
+            eprintln!("dropcloth: {text} {}", path.display());
+        }
+    }
+    if nothing {
+        eprintln!("dropcloth: nothing to recover");
+    }
+    Ok(0)
+}

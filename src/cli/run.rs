@@ -1,0 +1,180 @@
+//! `dropcloth run` and `dropcloth shell`: one step, from settings to report.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::args::{Cli, RunArguments};
+use super::common::{self, Prepared};
+use crate::changes::marks::Prefix;
+use crate::changes::record::Record;
+use crate::changes::{Changes, Policy, commit};
+use crate::error::{Doing, Fault, Result, refuse};
+use crate::plan::describe;
+use crate::report::{self, Fate, Report};
+use crate::sandbox::{self, Outcome, scaffold};
+use crate::settings::{Mode, OnFailure};
+use crate::sys::process::Ended;
+use crate::transaction::{self, State, Transaction, journal, recover};
+
+/// Runs the step and commits or discards it. Returns the step's exit status.
+pub fn run(cli: &Cli, arguments: &RunArguments) -> Result<u8> {
+    let prepared = common::prepare(cli, arguments)?;
+    if let Some(path) = &prepared.settings.report.value {
+        report::json::check(path)?;
+    }
+    prepared.plan.notes.iter().for_each(|note| log::warn!("note: {note}"));
+    log::info!("the plan\n{}", describe::text(&prepared.plan));
+    transaction::lock_image(&prepared.image, prepared.plan.mode)?;
+    sweep(&prepared)?;
+    let transaction = begin(&prepared)?;
+    let started = Instant::now();
+    let outcome = step(&prepared, transaction.as_ref());
+    let step_seconds = started.elapsed().as_secs_f64();
+    match outcome {
+        Ok(outcome) => finish(&prepared, transaction, &outcome, step_seconds),
+        Err(error) => {
+            if let Some(transaction) = transaction {
+                transaction.remove()?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Finishes or removes what dead runners left on this image.
+fn sweep(prepared: &Prepared) -> Result<()> {
+    if prepared.plan.mode != Mode::Commit {
+        return Ok(());
+    }
+    let scratch = prepared.settings.scratch.value.as_deref();
+    let places = transaction::places(prepared.image.path(), &prepared.host.state, scratch);
+    for (path, what) in recover::recover(&places, &prepared.image)? {
+        match what {
+            recover::Recovered::Finished => log::warn!("finished the interrupted commit {}", path.display()),
+            recover::Recovered::Removed => log::warn!("removed the dead transaction {}", path.display()),
+            recover::Recovered::Kept | recover::Recovered::Busy => {}
+        }
+    }
+    Ok(())
+}
+
+fn begin(prepared: &Prepared) -> Result<Option<Transaction>> {
+    let plan = &prepared.plan;
+    let Some(storage) = transaction::storage_path(&plan.storage) else { return Ok(None) };
+    let state = State {
+        version: journal::VERSION,
+        id: transaction::new_id()?,
+        image: plan.image.clone(),
+        root: prepared.image.identity(),
+        mode: plan.mode,
+        kept: false,
+        pid: std::process::id(),
+        started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        policy: Policy::of(&plan.scaffold),
+        prefix: Prefix::Trusted,
+        moved_to: None,
+        root_times: None,
+    };
+    let transaction = Transaction::begin(&prepared.image, storage, state)?;
+    match scaffold::build(&plan.scaffold, &prepared.image, transaction.directory()) {
+        Ok(()) => Ok(Some(transaction)),
+        Err(error) => {
+            transaction.remove()?;
+            Err(error)
+        }
+    }
+}
+
+fn step(prepared: &Prepared, transaction: Option<&Transaction>) -> Result<Outcome> {
+    let ground = sandbox::mounts::ground(&prepared.image, transaction)?;
+    let outcome = sandbox::run(&prepared.plan, &ground)?;
+    match &outcome.lost {
+        None => Ok(outcome),
+        Some(error) => refuse(
+            Fault::new("the kernel could not write all of the step's data to the disk, so nothing is committed")
+                .because(error.clone())
+                .hint(
+                    "Look for a full or failing disk (`df`, `dmesg | tail`), or give another place with --scratch DIR.",
+                ),
+        ),
+    }
+}
+
+fn finish(prepared: &Prepared, transaction: Option<Transaction>, outcome: &Outcome, step_seconds: f64) -> Result<u8> {
+    let plan = &prepared.plan;
+    let success = outcome.ended == Ended::Exited(0);
+    let started = Instant::now();
+    let (changes, fate, id) = settle(prepared, transaction, success)?;
+    let (files, bytes) = changes.files();
+    let dropped = changes.dropped.clone();
+    let report = Report {
+        version: 1,
+        image: plan.image.clone(),
+        command: plan.command.iter().map(crate::plan::OsStringText::text).collect(),
+        exit_code: outcome.ended.code(),
+        signal: if let Ended::Signaled(signal) = outcome.ended { Some(signal) } else { None },
+        fate,
+        transaction: id,
+        step_seconds,
+        commit_seconds: started.elapsed().as_secs_f64(),
+        files,
+        bytes,
+        changes,
+        dropped_overrides: dropped,
+        notes: plan.notes.clone(),
+    };
+    for path in &report.dropped_overrides {
+        log::warn!(
+            "the step changed {path}, which is laid over: its version is dropped (when_changed: keep would keep it)"
+        );
+    }
+    eprintln!("dropcloth: {}", report::text::summary(&report));
+    if let Some(path) = &prepared.settings.report.value {
+        report::json::write(&report, path)?;
+    }
+    Ok(report.exit_code)
+}
+
+/// Commits, keeps or discards.
+fn settle(
+    prepared: &Prepared,
+    transaction: Option<Transaction>,
+    success: bool,
+) -> Result<(Changes, Fate, Option<String>)> {
+    let plan = &prepared.plan;
+    let Some(mut transaction) = transaction else {
+        return Ok((Changes::default(), discarded(success), None));
+    };
+    let keep = !success && plan.on_failure == OnFailure::Keep && plan.mode == Mode::Commit;
+    let wants_list = prepared.settings.report.value.is_some();
+    let commits = success && plan.mode == Mode::Commit;
+    if !keep && !commits {
+        let changes = if wants_list { commit::scan(&transaction, &prepared.image)?.0 } else { Changes::default() };
+        transaction.remove()?;
+        let fate = if plan.mode == Mode::Discard { Fate::Discarded } else { discarded(success) };
+        return Ok((changes, fate, None));
+    }
+    let (changes, records) = scan_or_remove(&mut transaction, prepared)?;
+    if keep {
+        transaction.state.kept = true;
+        transaction.state.save(transaction.directory())?;
+        let id = transaction.state.id.clone();
+        return Ok((changes, Fate::Kept, Some(id)));
+    }
+    let fate = if records.is_empty() { Fate::Unchanged } else { Fate::Committed };
+    commit::commit(transaction, &prepared.image, &changes, records)
+        .doing(|| format!("the step succeeded, but its changes were not committed to {}", plan.image.display()))?;
+    Ok((changes, fate, None))
+}
+
+fn scan_or_remove(transaction: &mut Transaction, prepared: &Prepared) -> Result<(Changes, Vec<Record>)> {
+    commit::scan(transaction, &prepared.image).hint(|| {
+        format!(
+            "The image is as it was. `dropcloth recover {}` removes the transaction.",
+            prepared.image.path().display()
+        )
+    })
+}
+
+fn discarded(success: bool) -> Fate {
+    if success { Fate::Discarded } else { Fate::DiscardedOnFailure }
+}

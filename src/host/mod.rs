@@ -1,0 +1,107 @@
+//! The machine's facts, as plain data.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::settings::{Resolver, Settings};
+
+/// What a host path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// Nothing there, or it cannot be reached.
+    Missing,
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+    /// A device, socket or fifo.
+    Other,
+}
+
+/// Facts about this machine and this invocation.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Effective user id.
+    pub euid: u32,
+    /// CAP_SYS_ADMIN is effective in the current user namespace.
+    pub may_mount: bool,
+    /// Working directory.
+    pub cwd: PathBuf,
+    /// The caller's environment.
+    pub environment: BTreeMap<OsString, OsString>,
+    /// The resolver file to lay over, when one was asked for and could be read.
+    pub resolv_conf: Option<Vec<u8>>,
+    /// What each host path of the settings is.
+    pub sources: BTreeMap<PathBuf, Source>,
+    /// Where transactions go that cannot stand beside their image.
+    pub state: PathBuf,
+    /// Standard input is a terminal.
+    pub terminal: bool,
+}
+
+impl Host {
+    /// Looks at the machine; only at what `settings` ask about.
+    pub fn look(settings: &Settings, cwd: &Path, environment: BTreeMap<OsString, OsString>) -> Host {
+        let paths = [&settings.mirror.value].into_iter();
+        let paths = paths.chain(settings.lay.value.iter().map(|l| &l.source));
+        let paths = paths.chain(settings.bind.value.iter().map(|b| &b.source));
+        let sources = paths.map(|path| (path.clone(), look_at(path))).collect();
+        let euid = nix::unistd::geteuid().as_raw();
+        Host {
+            euid,
+            may_mount: may_mount(),
+            cwd: cwd.to_owned(),
+            resolv_conf: resolver(&settings.resolver.value),
+            sources,
+            state: state_directory(euid, &environment),
+            environment,
+            terminal: std::io::IsTerminal::is_terminal(&std::io::stdin()),
+        }
+    }
+
+    /// What `path` of the settings is.
+    pub fn source(&self, path: &Path) -> Source {
+        self.sources.get(path).copied().unwrap_or(Source::Missing)
+    }
+
+    /// A variable of the caller, as text.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        self.environment.get(std::ffi::OsStr::new(name)).map(|v| v.to_string_lossy().into_owned())
+    }
+}
+
+fn may_mount() -> bool {
+    caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_ADMIN).unwrap_or(false)
+}
+
+fn look_at(path: &Path) -> Source {
+    match std::fs::metadata(path) {
+        Err(_) => Source::Missing,
+        Ok(data) if data.is_dir() => Source::Directory,
+        Ok(data) if data.is_file() => Source::File,
+        Ok(_) => Source::Other,
+    }
+}
+
+fn resolver(wish: &Resolver) -> Option<Vec<u8>> {
+    match wish {
+        Resolver::Image => None,
+        Resolver::Host => std::fs::read("/etc/resolv.conf").ok(),
+        Resolver::File(path) => std::fs::read(path).ok(),
+    }
+}
+
+/// Where transactions go that cannot stand beside their image.
+pub fn state_directory(euid: u32, environment: &BTreeMap<OsString, OsString>) -> PathBuf {
+    let variable =
+        |name: &str| environment.get(std::ffi::OsStr::new(name)).filter(|v| !v.is_empty()).map(PathBuf::from);
+    if euid == 0 {
+        return PathBuf::from("/var/lib/dropcloth");
+    }
+    variable("XDG_STATE_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".local/state")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib"))
+        .join("dropcloth")
+}

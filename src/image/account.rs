@@ -1,0 +1,92 @@
+//! Users and groups of the image, from its own passwd(5) and group(5).
+
+use std::path::PathBuf;
+
+use super::Image;
+use crate::error::{Fault, Result, refuse};
+
+/// Who the step runs as.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Account {
+    /// User id.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Home directory; `/` when passwd(5) has none.
+    pub home: PathBuf,
+    /// The name, when there is one.
+    pub name: Option<String>,
+}
+
+const LIMIT: usize = 4 << 20;
+
+struct Entry {
+    name: String,
+    uid: u32,
+    gid: u32,
+    home: String,
+}
+
+impl Image {
+    /// Looks up `USER[:GROUP]` (names or numbers) in the image; no user: root.
+    pub fn account(&self, user: Option<&str>) -> Result<Account> {
+        let passwd = text(self.read_small("etc/passwd", LIMIT)?);
+        let asked = user.unwrap_or("0");
+        let (user, group) = match asked.split_once(':') {
+            Some((user, group)) => (if user.is_empty() { "0" } else { user }, Some(group)),
+            None => (asked, None),
+        };
+        let found = passwd.lines().filter_map(parse_user).find(|e| e.name == user || e.uid.to_string() == user);
+        let (uid, mut gid, home, name) = match (found, user.parse::<u32>()) {
+            (Some(e), _) => (e.uid, e.gid, e.home, Some(e.name)),
+            (None, Ok(0)) => (0, 0, "/root".to_owned(), None),
+            (None, Ok(uid)) => (uid, uid, "/".to_owned(), None),
+            (None, Err(_)) => {
+                let known: Vec<String> = passwd.lines().filter_map(parse_user).map(|e| e.name).take(40).collect();
+                return refuse(Fault::new(format!("the image has no user {user:?}")).hint(format!(
+                    "Give a number with --user, or a name of the image's /etc/passwd: {}.",
+                    known.join(", ")
+                )));
+            }
+        };
+        let group_text = text(self.read_small("etc/group", LIMIT)?);
+        if let Some(group) = group {
+            gid = parse_groups(&group_text)
+                .find(|(name, id, _)| *name == group || id.to_string() == group)
+                .map(|(_, id, _)| id)
+                .or_else(|| group.parse().ok())
+                .ok_or_else(|| {
+                    Fault::new(format!("the image has no group {group:?}"))
+                        .hint("Give a number after the colon of --user.")
+                })?;
+        }
+        let member = |members: &str| name.as_deref().is_some_and(|n| members.split(',').any(|m| m == n));
+        let mut groups: Vec<u32> =
+            parse_groups(&group_text).filter(|(_, _, members)| member(members)).map(|(_, id, _)| id).collect();
+        if !groups.contains(&gid) {
+            groups.insert(0, gid);
+        }
+        let home = if home.starts_with('/') { PathBuf::from(home) } else { PathBuf::from("/") };
+        Ok(Account { uid, gid, groups, home, name })
+    }
+}
+
+fn text(bytes: Option<Vec<u8>>) -> String {
+    String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
+}
+
+fn parse_user(line: &str) -> Option<Entry> {
+    let fields: Vec<&str> = line.split(':').collect();
+    let [name, _, uid, gid, _, home, ..] = fields[..] else { return None };
+    Some(Entry { name: name.to_owned(), uid: uid.parse().ok()?, gid: gid.parse().ok()?, home: home.to_owned() })
+}
+
+fn parse_groups(text: &str) -> impl Iterator<Item = (&str, u32, &str)> {
+    text.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [name, _, id, members] = fields[..] else { return None };
+        Some((name, id.parse().ok()?, members))
+    })
+}

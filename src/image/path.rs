@@ -1,0 +1,172 @@
+//! A path inside an image: raw bytes, relative to its root.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// A path inside an image: components joined by `/`, no leading slash, no `.`, `..` or empty component. Empty: the root.
+///
+/// Its text form (`Display`, serde) starts with `/`; a byte that is not part of UTF-8, and the backslash, is written `\xNN`,
+/// so that every name can be read back from a journal or a JSON report.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Inside(Vec<u8>);
+
+impl Inside {
+    /// The root.
+    pub fn root() -> Inside {
+        Inside(Vec::new())
+    }
+
+    /// From components that are known to be names.
+    pub fn from_components<'a>(components: impl IntoIterator<Item = &'a [u8]>) -> Inside {
+        Inside(components.into_iter().collect::<Vec<_>>().join(&b'/'))
+    }
+
+    /// From a path as a user writes it: absolute or not, read from the root; `None` when it has a `..`.
+    pub fn lexical(path: &Path) -> Option<Inside> {
+        let bytes = path.as_os_str().as_bytes();
+        let parts: Vec<&[u8]> = bytes.split(|b| *b == b'/').filter(|c| !c.is_empty() && *c != b".").collect();
+        (!parts.contains(&&b".."[..])).then(|| Inside::from_components(parts))
+    }
+
+    /// The raw bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Whether this is the root.
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The components.
+    pub fn components(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.split(|b| *b == b'/').filter(|c| !c.is_empty())
+    }
+
+    /// How many components it has.
+    pub fn depth(&self) -> usize {
+        self.components().count()
+    }
+
+    /// The entry `name` below this directory.
+    pub fn join(&self, name: &[u8]) -> Inside {
+        let mut bytes = Vec::with_capacity(self.0.len() + 1 + name.len());
+        bytes.extend_from_slice(&self.0);
+        if !bytes.is_empty() && !name.is_empty() {
+            bytes.push(b'/');
+        }
+        bytes.extend_from_slice(name);
+        Inside(bytes)
+    }
+
+    /// The directory above and the last name; `None` for the root.
+    pub fn split(&self) -> Option<(Inside, &[u8])> {
+        if self.is_root() {
+            return None;
+        }
+        match self.0.iter().rposition(|b| *b == b'/') {
+            Some(slash) => Some((Inside(self.0[..slash].to_vec()), &self.0[slash + 1..])),
+            None => Some((Inside::root(), &self.0)),
+        }
+    }
+
+    /// The directory above; the root is above itself.
+    pub fn parent(&self) -> Inside {
+        self.split().map_or_else(Inside::root, |(parent, _)| parent)
+    }
+
+    /// Whether this path is `other` or lies below it.
+    pub fn is_below(&self, other: &Inside) -> bool {
+        other.is_root() || self == other || (self.0.starts_with(&other.0) && self.0.get(other.0.len()) == Some(&b'/'))
+    }
+
+    /// As a relative host path (for the few calls that take one below an open directory).
+    pub fn as_path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.0))
+    }
+
+    fn parse(text: &str) -> Option<Inside> {
+        let mut bytes = Vec::with_capacity(text.len());
+        let mut rest = text.strip_prefix('/')?.as_bytes();
+        while let Some((&byte, tail)) = rest.split_first() {
+            if byte == b'\\' {
+                let digits = tail.get(1..3).filter(|_| tail[0] == b'x')?;
+                bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+                rest = &tail[3..];
+            } else {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+        Some(Inside(bytes))
+    }
+}
+
+/// Bytes as reversible text: `\xNN` for what is not UTF-8, for control characters and for the backslash.
+pub fn escape(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\\' => out.push_str("\\x5c"),
+                c if c.is_control() => {
+                    let mut buffer = [0; 4];
+                    c.encode_utf8(&mut buffer).bytes().for_each(|b| out.push_str(&format!("\\x{b:02x}")));
+                }
+                c => out.push(c),
+            }
+        }
+        chunk.invalid().iter().for_each(|b| out.push_str(&format!("\\x{b:02x}")));
+    }
+    out
+}
+
+impl std::fmt::Display for Inside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "/{}", escape(&self.0))
+    }
+}
+
+impl serde::Serialize for Inside {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Inside {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Inside, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        Inside::parse(&text).ok_or_else(|| serde::de::Error::custom("not a path inside an image"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_name_survives_the_journal(bytes in proptest::collection::vec(1_u8..=255, 0..60)) {
+            let path = Inside::from_components(bytes.split(|b| *b == b'/').filter(|c| !c.is_empty()));
+            let text = serde_json::to_string(&path).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Inside>(&text).unwrap(), path);
+        }
+    }
+
+    #[test]
+    fn a_path_with_dot_dot_is_no_inside_path() {
+        assert_eq!(Inside::lexical(Path::new("/etc/../passwd")), None);
+        assert_eq!(Inside::lexical(Path::new("//etc/./pip.conf")).unwrap().bytes(), b"etc/pip.conf");
+    }
+
+    #[test]
+    fn below_goes_by_whole_components() {
+        let of = |t: &str| Inside::lexical(Path::new(t)).unwrap();
+        assert!(of("/a/b").is_below(&of("/a")));
+        assert!(of("/a").is_below(&of("/a")));
+        assert!(!of("/ab").is_below(&of("/a")));
+        assert!(of("/ab").is_below(&Inside::root()));
+    }
+}

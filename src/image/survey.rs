@@ -1,0 +1,107 @@
+//! The facts about an image that the plan needs, gathered without walking it.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use super::account::Account;
+use super::inside::Place;
+use super::{Identity, Image, Inside};
+use crate::error::{Doing, Result};
+use crate::sys::{fs, mount, mountinfo};
+
+/// A mount that stands below the image on the host.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Submount {
+    /// Where, inside the image.
+    pub at: Inside,
+    /// File system type.
+    pub kind: String,
+}
+
+/// What was found.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Survey {
+    /// Absolute host path.
+    pub path: PathBuf,
+    /// Device and inode.
+    pub identity: Identity,
+    /// It is the host's own root directory.
+    pub host_root: bool,
+    /// It is a mount point, so that its parent is on another mount.
+    pub mount_point: bool,
+    /// The directory above is on the same file system.
+    pub parent_on_same_device: bool,
+    /// The mount is read-only.
+    pub read_only: bool,
+    /// The mount is nosuid.
+    pub nosuid: bool,
+    /// The mount is noexec.
+    pub noexec: bool,
+    /// Mounts below it.
+    pub submounts: Vec<Submount>,
+    /// Who the step runs as.
+    pub account: Account,
+    /// Each path the plan asked for, resolved inside the image.
+    pub places: BTreeMap<PathBuf, Place>,
+    /// dpkg's invoke-rc.d is there.
+    pub starts_services: bool,
+}
+
+impl Survey {
+    /// Gathers the facts; `wanted` names the paths to resolve once the account is known.
+    pub fn take(image: &Image, user: Option<&str>, wanted: impl FnOnce(&Account) -> Vec<PathBuf>) -> Result<Survey> {
+        let account = image.account(user)?;
+        let mut places = BTreeMap::new();
+        for path in wanted(&account) {
+            if let Some(inside) = Inside::lexical(&path) {
+                let place = image.resolve(&inside)?;
+                places.insert(path, place);
+            }
+        }
+        let attributes = mount::attributes_of(image.directory())?;
+        let host_root = is_host_root(image)?;
+        let mounts = mountinfo::at_and_below(image.path())?;
+        Ok(Survey {
+            path: image.path().to_owned(),
+            identity: image.identity(),
+            host_root,
+            mount_point: mounts.iter().any(|m| m.point == image.path()),
+            parent_on_same_device: parent_device(image.path()).is_some_and(|d| d == image.identity().device),
+            read_only: mount::is_read_only(image.directory())?,
+            nosuid: attributes.contains(mount::Attr::MOUNT_ATTR_NOSUID),
+            noexec: attributes.contains(mount::Attr::MOUNT_ATTR_NOEXEC),
+            submounts: submounts(image.path(), mounts),
+            account,
+            places,
+            starts_services: image.has("usr/sbin/invoke-rc.d"),
+        })
+    }
+
+    /// The submount that covers `path`, if one does.
+    pub fn submount_over(&self, path: &Inside) -> Option<&Submount> {
+        self.submounts.iter().find(|m| path.is_below(&m.at))
+    }
+}
+
+fn is_host_root(image: &Image) -> Result<bool> {
+    let root = fs::fstat(mount::open_path(Path::new("/"))?.as_fd()).doing(|| "cannot look at /")?;
+    Ok(Identity::of(&root) == image.identity())
+}
+
+fn parent_device(path: &Path) -> Option<u64> {
+    let parent = mount::open_path(path.parent()?).ok()?;
+    fs::fstat(parent.as_fd()).ok().map(|stat| stat.st_dev)
+}
+
+fn submounts(root: &Path, mounts: Vec<mountinfo::Mount>) -> Vec<Submount> {
+    let mut found: Vec<Submount> = mounts
+        .into_iter()
+        .filter(|m| m.point != root)
+        .filter_map(|m| Some(Submount { at: Inside::lexical(m.point.strip_prefix(root).ok()?)?, kind: m.kind }))
+        .collect();
+    // Several mounts stacked on one place look like one from outside.
+    found.sort_by(|a, b| a.at.cmp(&b.at));
+    found.dedup_by(|a, b| a.at == b.at);
+    found
+}

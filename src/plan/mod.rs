@@ -1,0 +1,208 @@
+//! The plan: pure data, all that will be done. What is printed by `dropcloth plan` is what is executed.
+
+pub mod describe;
+pub mod environment;
+pub mod layers;
+pub mod mounts;
+pub mod refuse;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::host::{Host, Source};
+use crate::image::account::Account;
+use crate::image::survey::Survey;
+use crate::pypi::{self, Indexes, overrides};
+use crate::settings::{Dev, Mode, Network, OnFailure, Settings};
+
+pub use layers::{Content, Entry, Scaffold};
+pub use mounts::{Mount, MountPlan};
+
+/// Where the transaction's directory is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Storage {
+    /// In `.dropcloth` beside the image, on its file system: commit is renames.
+    Beside(PathBuf),
+    /// In a directory elsewhere: commit copies.
+    Elsewhere(PathBuf),
+    /// In memory, nothing on any disk: only for what is discarded.
+    Memory,
+}
+
+/// Python packaging in this run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Python {
+    /// The indexes in order.
+    pub indexes: Indexes,
+    /// The mirror directory that is bound, if there is one.
+    pub mirror: Option<PathBuf>,
+}
+
+/// Everything that will be done.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// The image's absolute path.
+    pub image: PathBuf,
+    /// Commit or discard.
+    pub mode: Mode,
+    /// After a failed step.
+    pub on_failure: OnFailure,
+    /// Where the transaction stands.
+    pub storage: Storage,
+    /// The layer of overrides and mount points.
+    pub scaffold: Scaffold,
+    /// Mounts in the order they are made.
+    pub mounts: Vec<MountPlan>,
+    /// Keep nosuid of the image's mount.
+    pub nosuid: bool,
+    /// Keep noexec of the image's mount.
+    pub noexec: bool,
+    /// The network.
+    pub network: Network,
+    /// Host name of the step; none: the host's.
+    pub hostname: Option<String>,
+    /// Capabilities of the step, `CAP_` names.
+    pub capabilities: Vec<String>,
+    /// The environment of the step.
+    pub environment: Vec<(String, OsStringText)>,
+    /// Who the step runs as.
+    pub account: Account,
+    /// Working directory inside the image.
+    pub workdir: PathBuf,
+    /// Program and arguments.
+    pub command: Vec<OsStringText>,
+    /// Python packaging; none: nothing is laid over for it.
+    pub python: Option<Python>,
+    /// Give the step a pseudo-terminal.
+    pub terminal: bool,
+    /// Seconds between a first INT or TERM and SIGKILL.
+    pub grace: u32,
+    /// What the user should know, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// An OS string that is printed with its odd bytes escaped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OsStringText(pub OsString);
+
+impl Serialize for OsStringText {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text())
+    }
+}
+
+impl OsStringText {
+    /// As text for people and JSON.
+    pub fn text(&self) -> String {
+        crate::image::path::escape(std::os::unix::ffi::OsStrExt::as_bytes(&*self.0))
+    }
+}
+
+/// The paths inside the image that [`build`] has to know about.
+pub fn wanted(settings: &Settings, account: &Account) -> Vec<PathBuf> {
+    let fixed = ["/proc", "/sys", "/dev", "/tmp", "/etc/resolv.conf", "/usr/sbin/policy-rc.d", pypi::MIRROR_MOUNT];
+    let mut paths: Vec<PathBuf> = fixed.iter().map(PathBuf::from).collect();
+    paths.extend(overrides::paths(&homes(account)));
+    paths.extend(settings.lay.value.iter().map(|l| l.path.clone()));
+    paths.extend(settings.bind.value.iter().map(|b| b.target.clone()));
+    paths.extend(settings.tmpfs.value.iter().cloned());
+    paths
+}
+
+fn homes(account: &Account) -> Vec<PathBuf> {
+    let root = PathBuf::from("/root");
+    if account.home == root || account.home == Path::new("/") { vec![root] } else { vec![root, account.home.clone()] }
+}
+
+/// Makes the plan, or refuses with everything that stands against it at once.
+pub fn build(settings: &Settings, host: &Host, survey: &Survey, command: &[OsString]) -> Result<Plan> {
+    let mut faults = refuse::Refusals::default();
+    let mut notes = settings.notes.clone();
+    let python = python(settings, host, &mut faults, &mut notes);
+    let network = network(settings, python.as_ref());
+    let storage = storage(settings, host, survey);
+    refuse::check(settings, host, survey, &storage, &mut faults);
+    let mut scaffold = Scaffold::new(survey);
+    layers::lay(&mut scaffold, settings, host, survey, python.as_ref(), network, &mut faults, &mut notes);
+    let mounts = mounts::plan(&mut scaffold, settings, host, survey, python.as_ref(), &mut faults, &mut notes);
+    faults.into_result(&survey.path)?;
+    Ok(Plan {
+        image: survey.path.clone(),
+        mode: settings.mode.value,
+        on_failure: settings.on_failure.value,
+        storage,
+        scaffold,
+        mounts,
+        nosuid: survey.nosuid,
+        noexec: survey.noexec,
+        network,
+        hostname: settings.hostname.value.clone(),
+        capabilities: environment::capabilities(settings)?,
+        environment: environment::build(settings, host, survey, python.as_ref(), network)?,
+        account: survey.account.clone(),
+        workdir: settings.workdir.value.clone(),
+        command: environment::command(command, host),
+        python,
+        terminal: host.terminal,
+        grace: settings.grace.value,
+        notes,
+    })
+}
+
+fn python(settings: &Settings, host: &Host, faults: &mut refuse::Refusals, notes: &mut Vec<String>) -> Option<Python> {
+    let directory = &settings.mirror.value;
+    let present = host.source(directory) == Source::Directory;
+    let local = settings.indexes.value.is_empty() || settings.indexes.value.iter().any(|u| is_mount(u));
+    if local && !present {
+        if settings.mirror_asked_for() {
+            faults.add(
+                format!("the mirror directory {} does not exist", directory.display()),
+                format!(
+                    "Make a PEP 503 tree in {} (README.md, \"A mirror in two minutes\"), name another with --mirror DIR, or use a mirror on the network with --index URL.",
+                    directory.display()
+                ),
+            );
+        } else {
+            notes.push(format!(
+                "No mirror: {} does not exist and none was asked for, so no Python configuration is laid over.",
+                directory.display()
+            ));
+        }
+        return None;
+    }
+    let indexes = Indexes::from(settings);
+    Some(Python { indexes, mirror: present.then(|| directory.clone()) })
+}
+
+fn is_mount(url: &str) -> bool {
+    url.strip_prefix("file://").is_some_and(|path| Path::new(path).starts_with(pypi::MIRROR_MOUNT))
+}
+
+fn network(settings: &Settings, python: Option<&Python>) -> Network {
+    let needs_network = python.is_some_and(|p| p.indexes.needs_network());
+    match settings.network.value {
+        Some(network) => network,
+        None if settings.offline.value && !needs_network => Network::None,
+        None => Network::Host,
+    }
+}
+
+fn storage(settings: &Settings, host: &Host, survey: &Survey) -> Storage {
+    let beside = survey.path.parent().map(|parent| parent.join(".dropcloth"));
+    match (&settings.scratch.value, beside) {
+        (Some(scratch), _) => Storage::Elsewhere(scratch.clone()),
+        (None, _) if survey.host_root => Storage::Memory,
+        (None, Some(beside)) if survey.parent_on_same_device && !survey.mount_point => Storage::Beside(beside),
+        (None, _) if survey.read_only && settings.mode.value == Mode::Discard => Storage::Memory,
+        (None, _) => Storage::Elsewhere(host.state.clone()),
+    }
+}
+
+/// Whether the host's own /dev is bound.
+pub fn host_dev(settings: &Settings) -> bool {
+    settings.dev.value == Dev::Host
+}

@@ -1,0 +1,145 @@
+//! What is mounted inside the merged root, in order.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::layers::Scaffold;
+use super::refuse::Refusals;
+use super::{Python, host_dev};
+use crate::host::{Host, Source};
+use crate::image::Inside;
+use crate::image::survey::{Submount, Survey};
+use crate::pypi::MIRROR_MOUNT;
+use crate::settings::{Mode, Settings};
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "mount", rename_all = "snake_case")]
+pub enum Mount {
+    /// What the host has mounted there below the image.
+    Submount {
+        /// File system type.
+        kind: String,
+        /// Read-only: the run must not change it.
+        read_only: bool,
+    },
+    /// A procfs of the sandbox's pid namespace, with the dangerous parts masked.
+    Proc,
+    /// A read-only sysfs.
+    Sys,
+    /// A small private /dev.
+    Dev,
+    /// The host's /dev.
+    HostDev,
+    /// A host directory or file.
+    Bind {
+        /// Host path.
+        source: PathBuf,
+        /// Read-only.
+        read_only: bool,
+    },
+    /// A fresh tmpfs.
+    Tmpfs,
+}
+
+/// A mount and its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MountPlan {
+    /// Where, inside the image, links resolved.
+    pub at: Inside,
+    /// What.
+    #[serde(flatten)]
+    pub mount: Mount,
+}
+
+/// The mounts in order, with the points that the image lacks put into the scaffold.
+pub fn plan(
+    scaffold: &mut Scaffold,
+    settings: &Settings,
+    host: &Host,
+    survey: &Survey,
+    python: Option<&Python>,
+    faults: &mut Refusals,
+    notes: &mut Vec<String>,
+) -> Vec<MountPlan> {
+    let mut mounts = submounts(settings, survey, notes);
+    let dev = if host_dev(settings) { Mount::HostDev } else { Mount::Dev };
+    for (path, mount, mode) in [("/proc", Mount::Proc, 0o555), ("/sys", Mount::Sys, 0o555), ("/dev", dev, 0o755)] {
+        if let Some(place) = survey.places.get(Path::new(path)) {
+            scaffold.point(place, true, mode);
+            mounts.push(MountPlan { at: place.path.clone(), mount });
+        }
+    }
+    let mut add = |path: &Path, directory: bool, mode: u32, mount: Mount| {
+        let Some(place) = survey.places.get(path) else { return };
+        if let Some(why) = &place.obstacle {
+            faults.add(
+                format!("nothing can be mounted at {}: {why}", path.display()),
+                "Choose another path, or mend the image.",
+            );
+        } else if place.path.is_root() {
+            faults.add(format!("{} is the root of the image", path.display()), "Mount at a directory below it.");
+        } else if place.entry.is_some_and(|e| e.directory != directory) {
+            let (is, takes) = if directory { ("not a directory", "a directory") } else { ("a directory", "a file") };
+            faults.add(
+                format!("{} of the image is {is}, and what is bound there is {takes}", path.display()),
+                "Choose another path.",
+            );
+        } else if let (None, Some(over)) = (place.entry, survey.submount_over(&place.path)) {
+            faults.add(
+                format!(
+                    "{} does not exist on the {} file system that is mounted at {} of the image",
+                    path.display(),
+                    over.kind,
+                    over.at
+                ),
+                format!("Make it there first with `mkdir -p`, or unmount {}.", over.at),
+            );
+        } else {
+            scaffold.point(place, directory, mode);
+            mounts.push(MountPlan { at: place.path.clone(), mount });
+        }
+    };
+    if let Some(mirror) = python.and_then(|p| p.mirror.as_ref()) {
+        add(Path::new(MIRROR_MOUNT), true, 0o755, Mount::Bind { source: mirror.clone(), read_only: true });
+    }
+    for path in &settings.tmpfs.value {
+        add(path, true, 0o1777, Mount::Tmpfs);
+    }
+    for bind in &settings.bind.value {
+        let directory = host.source(&bind.source) == Source::Directory;
+        add(&bind.target, directory, 0o755, Mount::Bind { source: bind.source.clone(), read_only: bind.read_only });
+    }
+    if mounts.iter().any(|m| m.mount == Mount::Tmpfs || matches!(m.mount, Mount::Bind { .. })) {
+        temporary_directory(scaffold, survey);
+    }
+    mounts
+}
+
+/// /tmp made for a mount point below it has the mode of every /tmp.
+fn temporary_directory(scaffold: &mut Scaffold, survey: &Survey) {
+    let Some(place) = survey.places.get(Path::new("/tmp")) else { return };
+    if let Some(super::Entry::Directory { mode }) = scaffold.entries.get_mut(&place.path) {
+        *mode = 0o1777;
+    }
+}
+
+/// Mounts that stand below the image on the host are seen by the step too, except where dropcloth mounts its own. What a
+/// discarded run writes must go nowhere, so there they are read-only.
+fn submounts(settings: &Settings, survey: &Survey, notes: &mut Vec<String>) -> Vec<MountPlan> {
+    let discard = settings.mode.value == Mode::Discard;
+    let own = ["proc", "sys", "dev"].map(|name| Inside::from_components([name.as_bytes()]));
+    let kept: Vec<&Submount> =
+        survey.submounts.iter().filter(|s| !own.iter().any(|path| s.at.is_below(path))).collect();
+    if !kept.is_empty() {
+        let names: Vec<String> = kept.iter().map(|s| s.at.to_string()).collect();
+        let how = if discard { "read-only in the step" } else { "seen and written by the step directly" };
+        notes.push(format!("Mounted below the image, {how}, and no part of the transaction: {}.", names.join(", ")));
+    }
+    let plan = |s: &Submount| MountPlan {
+        at: s.at.clone(),
+        mount: Mount::Submount { kind: s.kind.clone(), read_only: discard },
+    };
+    kept.into_iter().map(plan).collect()
+}

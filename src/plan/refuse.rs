@@ -1,0 +1,125 @@
+//! What cannot be done, found before anything is changed, and told all at once.
+
+use std::path::Path;
+
+use crate::error::{Fault, Result, refuse};
+use crate::host::{Host, Source};
+use crate::image::survey::Survey;
+use crate::plan::Storage;
+use crate::settings::{Mode, Settings};
+
+/// Everything found so far that stands against the plan.
+#[derive(Debug, Default)]
+pub struct Refusals(Vec<(String, String)>);
+
+impl Refusals {
+    /// One more: what is wrong, and a full sentence with what to do.
+    pub fn add(&mut self, what: impl Into<String>, hint: impl Into<String>) {
+        self.0.push((what.into(), hint.into()));
+    }
+
+    /// An error with all of them, if there are any.
+    pub fn into_result(self, image: &Path) -> Result<()> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let fault = Fault::new(format!("cannot run a step in {}", image.display()));
+        let fault = self.0.into_iter().fold(fault, |fault, (what, hint)| {
+            let fault = fault.because(what);
+            if hint.is_empty() { fault } else { fault.hint(hint) }
+        });
+        refuse(fault)
+    }
+}
+
+/// The checks that concern the run as a whole.
+pub fn check(settings: &Settings, host: &Host, survey: &Survey, storage: &Storage, faults: &mut Refusals) {
+    let commit = settings.mode.value == Mode::Commit;
+    if !host.may_mount {
+        faults.add(
+            "mounting needs the capability CAP_SYS_ADMIN, which this process does not have",
+            "Run it as root: `sudo dropcloth …`.",
+        );
+    }
+    if survey.host_root && commit {
+        faults.add(
+            "the image is this machine's own root directory, which dropcloth never commits to",
+            "Use --mode discard to try something on this machine without a trace, or name an image directory.",
+        );
+    }
+    if survey.read_only && commit && !survey.host_root {
+        faults.add(
+            "the image is mounted read-only, so nothing could be committed",
+            "Remount it with `mount -o remount,rw`, or use --mode discard.",
+        );
+    }
+    if survey.path.components().any(|c| c.as_os_str() == ".dropcloth") {
+        faults.add(
+            "the image lies inside a transaction directory of dropcloth (.dropcloth)",
+            "Name the image itself; `dropcloth list` shows the transactions and the image of each.",
+        );
+    }
+    if let Storage::Elsewhere(directory) = storage {
+        let inside = directory.starts_with(&survey.path) && !survey.host_root;
+        if inside {
+            faults.add(
+                format!("the scratch directory {} lies inside the image", directory.display()),
+                "Name a directory outside the image with --scratch.",
+            );
+        }
+    }
+    directories(survey, faults);
+    sources(settings, host, faults);
+}
+
+/// A /proc, /sys or /dev that is a link or a file is how images have led runners to write to the host (CVE-2019-16884,
+/// CVE-2026-41579): such an image is refused.
+fn directories(survey: &Survey, faults: &mut Refusals) {
+    for name in ["/proc", "/sys", "/dev"] {
+        let Some(place) = survey.places.get(Path::new(name)) else { continue };
+        let elsewhere = place.path.to_string() != name;
+        let no_directory = place.entry.is_some_and(|e| !e.directory) || place.obstacle.is_some();
+        if elsewhere || no_directory {
+            faults.add(
+                format!("{name} of the image is not a directory"),
+                format!("Make it one: remove {name} in the image and `mkdir` it. An image whose {name} is a link or a file can lead mounts out of the image."),
+            );
+        }
+    }
+}
+
+fn sources(settings: &Settings, host: &Host, faults: &mut Refusals) {
+    for lay in &settings.lay.value {
+        match host.source(&lay.source) {
+            Source::File => {}
+            Source::Directory => faults.add(
+                format!("{} is a directory, and --lay takes a file", lay.source.display()),
+                format!("Use --bind {}:{}:ro for a directory.", lay.source.display(), lay.path.display()),
+            ),
+            Source::Missing => faults.add(
+                format!("the file {} for --lay does not exist or cannot be read", lay.source.display()),
+                "Check the part after the = of --lay PATH=FILE: it is a file of this machine.",
+            ),
+            Source::Other => faults.add(
+                format!("{} is not a regular file", lay.source.display()),
+                "Give --lay a regular file, or use --bind for a device or socket.",
+            ),
+        }
+    }
+    for bind in &settings.bind.value {
+        if host.source(&bind.source) == Source::Missing {
+            faults.add(
+                format!("the bind source {} does not exist or cannot be reached", bind.source.display()),
+                "Make it first, or correct the part before the first : of --bind SRC:DST.",
+            );
+        }
+    }
+    if let crate::settings::Resolver::File(path) = &settings.resolver.value
+        && host.resolv_conf.is_none()
+    {
+        faults.add(
+            format!("the resolver file {} cannot be read", path.display()),
+            "Name a readable file with --resolver, or use --resolver host.",
+        );
+    }
+}

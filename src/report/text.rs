@@ -1,0 +1,134 @@
+//! The report for people: one quiet line after a run, and the grouped list of `dropcloth changes`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::{Fate, Report};
+use crate::changes::{Change, Changes, Kind, What};
+
+/// The summary line of a run.
+pub fn summary(report: &Report) -> String {
+    let image = report.image.display();
+    let amount = format!("{}, {}", counted(report.files, "file", "files"), bytes(report.bytes));
+    let removed = report.changes.list.iter().filter(|c| c.what == What::Removed).count();
+    let removed = if removed > 0 { format!(", {removed} removed") } else { String::new() };
+    let seconds = report.step_seconds + report.commit_seconds;
+    match report.fate {
+        Fate::Committed => format!("committed {amount}{removed} to {image} ({seconds:.1} s)"),
+        Fate::Unchanged => format!("nothing to commit: the step changed nothing in {image} ({seconds:.1} s)"),
+        Fate::Discarded => format!("discarded what the step wrote; {image} is as it was ({seconds:.1} s)"),
+        Fate::DiscardedOnFailure => {
+            format!("the step {}; discarded what it wrote, {image} is as it was", failure(report))
+        }
+        Fate::Kept => format!(
+            "the step {}; kept its transaction {id} with {amount}{removed}: `dropcloth changes {id}`, `dropcloth discard {id}`",
+            failure(report),
+            id = report.transaction.as_deref().unwrap_or_default()
+        ),
+    }
+}
+
+fn failure(report: &Report) -> String {
+    match report.signal {
+        Some(signal) => format!("was killed by signal {signal}"),
+        None => format!("failed with exit code {}", report.exit_code),
+    }
+}
+
+/// A number with its noun, thousands separated.
+pub fn counted(number: usize, one: &str, many: &str) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    format!("{out} {}", if number == 1 { one } else { many })
+}
+
+/// Bytes in the unit that fits, decimal (SI).
+pub fn bytes(number: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "shown with one digit after the point")]
+    let number_f = number as f64;
+    match number {
+        0..1_000 => format!("{number} B"),
+        1_000..1_000_000 => format!("{:.1} kB", number_f / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", number_f / 1e6),
+        _ => format!("{:.1} GB", number_f / 1e9),
+    }
+}
+
+/// More than this many entries in one directory are summed up.
+const SHOWN: usize = 12;
+
+/// The changes, grouped by directory, with a sum at the end.
+pub fn changes(changes: &Changes) -> String {
+    let mut groups: BTreeMap<String, Vec<&Change>> = BTreeMap::new();
+    for change in &changes.list {
+        // A new directory is named by what is in it.
+        let top = change.path.parent();
+        groups.entry(top.to_string()).or_default().push(change);
+    }
+    let mut out = String::new();
+    for (directory, list) in &groups {
+        let _ = writeln!(out, "{}", if directory == "/" { "/" } else { directory });
+        for change in list.iter().take(SHOWN) {
+            let _ = writeln!(out, "  {}", line(change));
+        }
+        if list.len() > SHOWN {
+            let rest = &list[SHOWN..];
+            let size = rest.iter().map(|c| c.bytes).sum();
+            let _ = writeln!(out, "    … and {} more, {}", rest.len(), bytes(size));
+        }
+    }
+    let (files, size) = changes.files();
+    let removed = changes.list.iter().filter(|c| c.what == What::Removed).count();
+    let _ = writeln!(out, "{} new or changed, {}, {removed} removed", counted(files, "file", "files"), bytes(size));
+    for path in &changes.dropped {
+        let _ = writeln!(out, "dropped: the step changed {path}, which is laid over and not part of the image");
+    }
+    out
+}
+
+fn line(change: &Change) -> String {
+    let sign = match change.what {
+        What::Added => '+',
+        What::Modified => '~',
+        What::Removed => '-',
+        What::Renamed => '>',
+        What::Attributes => '@',
+    };
+    let name = change.path.split().map_or_else(|| "/".to_owned(), |(_, n)| crate::image::path::escape(n));
+    let tail = match change.kind {
+        Kind::Directory => "/".to_owned(),
+        Kind::Link => " (link)".to_owned(),
+        Kind::Special => " (special)".to_owned(),
+        Kind::File if change.what == What::Removed => String::new(),
+        Kind::File => format!("  {}", bytes(change.bytes)),
+    };
+    let from = change.from.as_ref().map(|f| format!("  from {f}")).unwrap_or_default();
+    format!("{sign} {name}{tail}{from}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_separated() {
+        let table =
+            [(0, "0 files"), (1, "1 file"), (999, "999 files"), (1_000, "1,000 files"), (1_234_567, "1,234,567 files")];
+        for (number, text) in table {
+            assert_eq!(counted(number, "file", "files"), text);
+        }
+    }
+
+    #[test]
+    fn bytes_are_shown_in_the_unit_that_fits() {
+        for (number, text) in [(999, "999 B"), (1_500, "1.5 kB"), (2_340_000, "2.3 MB"), (5_000_000_000, "5.0 GB")] {
+            assert_eq!(bytes(number), text);
+        }
+    }
+}

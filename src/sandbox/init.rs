@@ -1,0 +1,217 @@
+//! pid 1 of the sandbox: sets it up, starts the step, passes signals, reaps, and at the end kills whatever the step left.
+//!
+//! It is dropcloth's own and never the step: a step that is pid 1 cannot be killed by its own signals.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::exec::{self, Program};
+use super::message::{FromInit, ToInit, receive, send};
+use super::{Entered, Ground, enter, privileges};
+use crate::error::{Doing, Fault, Result};
+use crate::plan::Plan;
+use crate::sys::process::{self, Ended, Forked};
+use crate::sys::signal::{self, Signals};
+use crate::sys::trampoline::Trampoline;
+use crate::sys::{fs, tty};
+
+/// Runs pid 1 to its end; never returns. `socket` leads to the supervisor.
+pub fn main(plan: &Plan, ground: &Ground, trampoline: &Trampoline, socket: &OwnedFd) -> ! {
+    let code = match run(plan, ground, trampoline, socket.as_fd()) {
+        Ok(()) => 0,
+        Err(error) => {
+            // Not told twice: if even this message does not arrive, the supervisor is gone.
+            let _ = send(socket.as_fd(), &FromInit::Failed(Fault::from_error(error)), None);
+            125
+        }
+    };
+    process::exit_now(code)
+}
+
+fn run(plan: &Plan, ground: &Ground, trampoline: &Trampoline, socket: BorrowedFd<'_>) -> Result<()> {
+    die_with_supervisor(socket)?;
+    // Its exe link is the host's binary (CVE-2019-5736): without this, a root step could open it through /proc/1/exe.
+    process::undumpable()?;
+    let signals = Signals::block(&[libc::SIGCHLD])?;
+    for number in [libc::SIGTTOU, libc::SIGTTIN, libc::SIGTSTP, libc::SIGHUP, libc::SIGPIPE] {
+        signal::ignore(number);
+    }
+    let entered = enter(plan, ground)?;
+    nix::unistd::setsid().doing(|| "cannot start a session")?;
+    let terminal = entered.terminal.as_ref().map(|(_, slave)| slave.as_fd());
+    if let Some(slave) = terminal {
+        tty::take_control(slave)?;
+    }
+    let program = Program::find(plan)?;
+    let step = start(plan, &program, trampoline, terminal)?;
+    send(socket, &FromInit::Running, entered.terminal.as_ref().map(|(master, _)| master.as_fd()))?;
+    let ended = wait(socket, &signals, step)?;
+    kill_all();
+    let lost = lost_data(&entered);
+    send(socket, &FromInit::Ended { ended, lost }, None)
+}
+
+/// The kernel kills this process when the supervisor dies, and with pid 1 the whole namespace. A supervisor that died before
+/// the call is found by its closed socket.
+fn die_with_supervisor(socket: BorrowedFd<'_>) -> Result<()> {
+    process::die_with_parent()?;
+    let mut wait = [PollFd::new(socket, PollFlags::POLLIN)];
+    poll(&mut wait, PollTimeout::ZERO)?;
+    if wait[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP)) {
+        process::exit_now(125);
+    }
+    Ok(())
+}
+
+/// Starts the step and waits until its exec has succeeded or failed.
+fn start(plan: &Plan, program: &Program, trampoline: &Trampoline, terminal: Option<BorrowedFd<'_>>) -> Result<i32> {
+    let (pid, errno) = attempt(plan, program, trampoline, terminal)?;
+    match errno {
+        0 => Ok(pid),
+        libc::ENOEXEC => {
+            let shell = program.by_shell();
+            let (pid, errno) = attempt(plan, &shell, trampoline, terminal)?;
+            if errno == 0 { Ok(pid) } else { Err(program.failed(libc::ENOEXEC).into()) }
+        }
+        errno => Err(program.failed(errno).into()),
+    }
+}
+
+fn attempt(
+    plan: &Plan,
+    program: &Program,
+    trampoline: &Trampoline,
+    terminal: Option<BorrowedFd<'_>>,
+) -> Result<(i32, i32)> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let pid = match process::fork()? {
+        Forked::Child => become_step(plan, program, trampoline, terminal, write),
+        Forked::Parent { pid, .. } => pid,
+    };
+    drop(write);
+    let mut report = Vec::new();
+    let mut buffer = [0_u8; 4096];
+    loop {
+        match rustix::io::read(&read, &mut buffer[..]) {
+            Ok(0) => break,
+            Ok(length) => report.extend_from_slice(&buffer[..length]),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    if report.is_empty() {
+        return Ok((pid, 0));
+    }
+    process::wait_for(pid, 0)?;
+    // Four bytes are the trampoline's errno; anything longer is a fault of the preparation.
+    match <[u8; 4]>::try_from(&report[..]) {
+        Ok(errno) => Ok((pid, i32::from_le_bytes(errno))),
+        Err(_) => Err(serde_json::from_slice::<Fault>(&report)?.into()),
+    }
+}
+
+/// The step's process between fork and exec: with all rights of pid 1 at first, with the step's at the end.
+fn become_step(
+    plan: &Plan,
+    program: &Program,
+    trampoline: &Trampoline,
+    terminal: Option<BorrowedFd<'_>>,
+    report: OwnedFd,
+) -> ! {
+    let prepared = prepare(plan, terminal);
+    let code = match (prepared, exec::at_report_fd(report)) {
+        (Ok(()), Ok(report)) => {
+            let errno = program.exec(trampoline, report.as_fd());
+            let _ = rustix::io::write(&report, &errno.to_le_bytes());
+            126
+        }
+        (Err(error), Ok(report)) => {
+            let text = serde_json::to_vec(&Fault::from_error(error)).unwrap_or_default();
+            let _ = rustix::io::write(&report, &text);
+            125
+        }
+        (_, Err(_)) => 125,
+    };
+    process::exit_now(code)
+}
+
+fn prepare(plan: &Plan, terminal: Option<BorrowedFd<'_>>) -> Result<()> {
+    let own = nix::unistd::Pid::from_raw(0);
+    nix::unistd::setpgid(own, own).doing(|| "cannot make a process group for the step")?;
+    if let Some(slave) = terminal {
+        tty::set_foreground(slave, nix::unistd::getpid().as_raw())?;
+        for number in 0..3 {
+            // What the caller redirected stays redirected.
+            if tty::is_terminal(number) {
+                process::become_standard(slave, number)?;
+            }
+        }
+    }
+    work_in(&plan.workdir)?;
+    privileges::lower(&plan.account, &plan.capabilities)?;
+    process::close_on_exec_from(3)?;
+    signal::reset_for_step();
+    Ok(())
+}
+
+/// CVE-2024-21626: the working directory has to be inside the root; a handle on a directory outside would not be.
+fn work_in(directory: &Path) -> Result<()> {
+    std::env::set_current_dir(directory).map_err(|e| {
+        Fault::new(format!("cannot work in {} inside the image", directory.display()))
+            .because(e.to_string())
+            .hint("Name an existing directory of the image with --workdir.")
+    })?;
+    let shown = nix::unistd::getcwd().doing(|| "cannot tell the working directory")?;
+    if shown.is_absolute() {
+        return Ok(());
+    }
+    Err(Fault::new("the working directory lies outside the image").into())
+}
+
+/// Waits for the step's end, reaping what it left and passing signals.
+fn wait(socket: BorrowedFd<'_>, signals: &Signals, step: i32) -> Result<Ended> {
+    loop {
+        while signals.next().is_some() {}
+        while let Some((pid, ended)) = reap_any()? {
+            if pid == step {
+                match ended {
+                    Ended::Stopped(_) => send(socket, &FromInit::Stopped, None)?,
+                    ended => return Ok(ended),
+                }
+            }
+        }
+        let mut wait = [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(socket, PollFlags::POLLIN)];
+        match poll(&mut wait, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => continue,
+            other => other?,
+        };
+        if wait[1].revents().is_some_and(|r| !r.is_empty()) {
+            match receive::<ToInit>(socket)? {
+                Some((ToInit::Signal(number), _)) => process::kill(-step, number),
+                Some((ToInit::Kill, _)) => process::kill(-1, libc::SIGKILL),
+                // The supervisor is gone: the death signal is on its way.
+                None => process::exit_now(125),
+            }
+        }
+    }
+}
+
+fn reap_any() -> Result<Option<(i32, Ended)>> {
+    match process::reap() {
+        Err(error) if error.errno == libc::ECHILD => Ok(None),
+        other => Ok(other?),
+    }
+}
+
+/// Daemons and forgotten children hold files open and mounts busy: none survives its step.
+fn kill_all() {
+    process::kill(-1, libc::SIGKILL);
+    while process::wait_for(-1, 0).is_ok() {}
+}
+
+/// On a volatile overlay this writes nothing; it reports whether writing back the upper failed since the mount.
+fn lost_data(entered: &Entered) -> Option<String> {
+    fs::syncfs(entered.root.as_fd()).err().map(|error| error.to_string())
+}

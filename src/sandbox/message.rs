@@ -1,0 +1,52 @@
+//! What the sandbox's first process and the supervisor tell each other, over one socket.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Doing, Fault, Result};
+use crate::sys::process::Ended;
+
+/// From the sandbox.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromInit {
+    /// Everything is set up and the step runs; with it comes the master side of its terminal, if it has one.
+    Running,
+    /// Setting up failed, or the step could not be executed; nothing of the step ran.
+    Failed(Fault),
+    /// The step was stopped by job control.
+    Stopped,
+    /// The step ended, every other process is dead, and the overlay said nothing was lost (or what was).
+    Ended {
+        /// How.
+        ended: Ended,
+        /// An error of writing back the upper, if there was one.
+        lost: Option<String>,
+    },
+}
+
+/// To the sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToInit {
+    /// Pass this signal to the step.
+    Signal(i32),
+    /// Kill it and everything it left.
+    Kill,
+}
+
+/// Sends one message, with a descriptor if there is one.
+pub fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, descriptor: Option<BorrowedFd<'_>>) -> Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    crate::sys::socket::send(socket, &bytes, descriptor)
+        .doing(|| "cannot send a message between the sandbox and its supervisor")
+}
+
+/// Receives one message; `None` when the other side is gone.
+pub fn receive<T: for<'de> Deserialize<'de>>(socket: BorrowedFd<'_>) -> Result<Option<(T, Option<OwnedFd>)>> {
+    let (bytes, descriptor) = crate::sys::socket::receive(socket)
+        .doing(|| "cannot receive a message between the sandbox and its supervisor")?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some((serde_json::from_slice(&bytes)?, descriptor)))
+}

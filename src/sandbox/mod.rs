@@ -1,0 +1,68 @@
+//! The sandbox: a supervisor outside, an init that is pid 1 inside, and the step below it.
+//!
+//! ```text
+//! supervisor ── clone3(mount, pid, ipc, uts[, net]) ──► init (pid 1): enter(), then waits ── fork ──► step
+//! ```
+
+pub mod dev;
+pub mod exec;
+pub mod init;
+pub mod message;
+pub mod mounts;
+pub mod network;
+pub mod privileges;
+pub mod scaffold;
+pub mod supervise;
+pub mod tty;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use crate::error::{Doing, Result};
+use crate::image::{Identity, Image};
+use crate::plan::Plan;
+use crate::settings::Network;
+use crate::sys::mount;
+
+pub use supervise::{Outcome, run};
+
+/// What init needs besides the plan: how to find the two directories again in its own mount namespace, and to be sure that
+/// they are the same.
+#[derive(Debug, Clone)]
+pub struct Ground {
+    /// The image.
+    pub image: (PathBuf, Identity),
+    /// The transaction's directory; none: everything is in memory.
+    pub transaction: Option<(PathBuf, Identity)>,
+}
+
+/// A sandbox that is entered: what init goes on with.
+pub struct Entered {
+    /// The merged root, kept to ask the overlay whether data was lost.
+    pub root: OwnedFd,
+    /// The terminal of the step: master and slave.
+    pub terminal: Option<(OwnedFd, OwnedFd)>,
+}
+
+/// Enters the sandbox. Runs in pid 1 of the new namespaces, with all rights of the caller; on success the process stands in
+/// the merged root and sees nothing else of the host.
+pub fn enter(plan: &Plan, ground: &Ground) -> Result<Entered> {
+    mount::make_all_private().doing(|| "cannot make the mounts of the sandbox private")?;
+    // Everything of the host is opened before anything is mounted that could hide it.
+    let image = Image::reopen(&ground.image.0, ground.image.1)?;
+    let mut sources = mounts::open_sources(plan, &image)?;
+    let root = mounts::merged_root(plan, ground, &image)?;
+    let terminal = mounts::make_all(plan, root.as_fd(), &mut sources)?;
+    // Handles on the host's mounts go before the root does, and with them every way back.
+    drop((sources, image));
+    mount::pivot_root(root.as_fd()).doing(|| "cannot change into the merged root")?;
+    if let Some(name) = &plan.hostname {
+        nix::unistd::sethostname(name).doing(|| format!("cannot set the host name {name:?}"))?;
+    }
+    if plan.network == Network::None {
+        network::loopback_up()?;
+    }
+    // What fsmount(2) gives is O_PATH: syncfs(2) needs the directory itself.
+    let root = crate::sys::fs::open_dir(root.as_fd(), b".")?;
+    Ok(Entered { root, terminal })
+}

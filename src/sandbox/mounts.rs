@@ -1,0 +1,209 @@
+//! Mounts of the sandbox. Every target inside the image is opened without following a link, and mounted on by descriptor.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{OFlags, ResolveFlags};
+
+use super::{Ground, dev, scaffold};
+use crate::error::{Doing, Fault, Result, refuse};
+use crate::image::{Image, Inside};
+use crate::plan::{Mount, MountPlan, Plan};
+use crate::sys::mount::{self, Attr, FsContext};
+use crate::sys::{SysResult, fs};
+use crate::transaction::Transaction;
+
+/// Parts of /proc that a step must not read, as runc masks them.
+const MASKED: [&str; 9] =
+    ["acpi", "asound", "kcore", "keys", "latency_stats", "timer_list", "timer_stats", "sched_debug", "scsi"];
+/// Parts of /proc that a step may read and not write: writing there changes the host's kernel.
+const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
+
+/// Host files and directories that were opened before anything was mounted: detached mounts, in the plan's order.
+pub struct Sources {
+    mounts: Vec<Option<OwnedFd>>,
+    devices: dev::Devices,
+}
+
+/// Opens everything of the host that the plan mounts.
+pub fn open_sources(plan: &Plan, image: &Image) -> Result<Sources> {
+    let mut mounts = Vec::with_capacity(plan.mounts.len());
+    for wish in &plan.mounts {
+        let source = match &wish.mount {
+            Mount::Bind { source, read_only } => Some(bind(source, *read_only)?),
+            Mount::Submount { read_only, .. } => Some(submount(image, &wish.at, *read_only)?),
+            Mount::HostDev => Some(bind_recursive(Path::new("/dev"))?),
+            Mount::Proc | Mount::Sys | Mount::Dev | Mount::Tmpfs => None,
+        };
+        mounts.push(source);
+    }
+    Ok(Sources { mounts, devices: dev::Devices::open()? })
+}
+
+fn bind(source: &Path, read_only: bool) -> Result<OwnedFd> {
+    let doing = || format!("cannot bind {}", source.display());
+    let handle = mount::open_path(source).doing(doing)?;
+    let bound = mount::clone_mount(handle.as_fd(), true).doing(doing)?;
+    let mut attributes = Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOSUID;
+    if read_only {
+        attributes |= Attr::MOUNT_ATTR_RDONLY;
+    }
+    mount::set_attributes(bound.as_fd(), attributes, true).doing(doing)?;
+    Ok(bound)
+}
+
+fn bind_recursive(source: &Path) -> Result<OwnedFd> {
+    let doing = || format!("cannot bind {}", source.display());
+    let handle = mount::open_path(source).doing(doing)?;
+    mount::clone_mount(handle.as_fd(), true).doing(doing)
+}
+
+fn submount(image: &Image, at: &Inside, read_only: bool) -> Result<OwnedFd> {
+    let doing = || format!("cannot show what is mounted at {at} of the image");
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    let handle = fs::openat2(image.directory(), at.bytes(), OFlags::PATH | OFlags::NOFOLLOW, resolve).doing(doing)?;
+    let bound = mount::clone_mount(handle.as_fd(), false).doing(doing)?;
+    if read_only {
+        mount::set_attributes(bound.as_fd(), Attr::MOUNT_ATTR_RDONLY, false).doing(doing)?;
+    }
+    Ok(bound)
+}
+
+/// The overlay of scaffold, image and upper, attached in this mount namespace.
+pub fn merged_root(plan: &Plan, ground: &Ground, image: &Image) -> Result<OwnedFd> {
+    let doing = || format!("cannot lay the overlay over {}", plan.image.display());
+    let base = match &ground.transaction {
+        Some((path, identity)) => Image::reopen(path, *identity)?.into_directory(),
+        None => in_memory(plan, image)?,
+    };
+    let directory = |name: &[u8]| fs::open_dir(base.as_fd(), name);
+    let overlay = FsContext::open("overlay").doing(doing)?;
+    overlay.set("source", "dropcloth").doing(doing)?;
+    // The image is always the lowest layer: redirects in a middle layer would be followed (overlayfs.rst).
+    overlay.set_fd("lowerdir+", directory(b"scaffold")?.as_fd()).doing(doing)?;
+    overlay.set_fd("lowerdir+", image.directory()).doing(doing)?;
+    overlay.set_fd("upperdir", directory(b"upper")?.as_fd()).doing(doing)?;
+    overlay.set_fd("workdir", directory(b"work")?.as_fd()).doing(doing)?;
+    for (key, value) in [("redirect_dir", "on"), ("index", "on"), ("metacopy", "off"), ("uuid", "null")] {
+        overlay.set(key, value).doing(doing)?;
+    }
+    // Without it, the unmount syncs the whole upper file system; a transaction needs nothing on the disk before commit.
+    overlay.flag("volatile").doing(doing)?;
+    let merged = overlay.mount(overlay_attributes(plan)).doing(doing)?;
+    // KERNEL(6.15): mounts can be put onto a detached mount. Before, the root has to be attached somewhere first; the
+    // transaction's own stage directory is empty and ours.
+    let point = directory(b"stage")?;
+    mount::attach(merged.as_fd(), point.as_fd()).doing(doing)?;
+    Ok(merged)
+}
+
+/// Overlayfs does not take over the attributes of its layers' mounts. nodev: a device node can be made in the image and cannot
+/// be opened there.
+fn overlay_attributes(plan: &Plan) -> Attr {
+    let mut attributes = Attr::MOUNT_ATTR_NODEV;
+    attributes.set(Attr::MOUNT_ATTR_NOSUID, plan.nosuid);
+    attributes.set(Attr::MOUNT_ATTR_NOEXEC, plan.noexec);
+    attributes
+}
+
+/// A tmpfs with the directories of a transaction, attached over the host's /tmp in this namespace only.
+fn in_memory(plan: &Plan, image: &Image) -> Result<OwnedFd> {
+    let doing = || "cannot make a transaction in memory";
+    let tmpfs = FsContext::open("tmpfs").doing(doing)?;
+    tmpfs.set("source", "dropcloth").doing(doing)?;
+    tmpfs.set("mode", "0700").doing(doing)?;
+    let mounted = tmpfs.mount(Attr::MOUNT_ATTR_NODEV).doing(doing)?;
+    let point = mount::open_path(Path::new("/tmp")).doing(doing)?;
+    mount::attach(mounted.as_fd(), point.as_fd()).doing(doing)?;
+    let base = fs::open_dir(mounted.as_fd(), b".").doing(doing)?;
+    for name in [&b"upper"[..], b"work", b"scaffold", b"stage"] {
+        fs::mkdir(base.as_fd(), name, 0o700).doing(doing)?;
+    }
+    scaffold::build(&plan.scaffold, image, base.as_fd())?;
+    Ok(base)
+}
+
+/// Makes all mounts of the plan below `root`. Returns the step's terminal when it gets one.
+pub fn make_all(plan: &Plan, root: BorrowedFd<'_>, sources: &mut Sources) -> Result<Option<(OwnedFd, OwnedFd)>> {
+    let mut terminal = None;
+    for (wish, source) in plan.mounts.iter().zip(&mut sources.mounts) {
+        let doing = || format!("cannot mount at {} of the image", wish.at);
+        let target = target(root, wish)?;
+        let mounted = match (&wish.mount, source.take()) {
+            (_, Some(source)) => source,
+            (Mount::Proc, None) => proc(&sources.devices).doing(doing)?,
+            (Mount::Sys, None) => sys().doing(doing)?,
+            (Mount::Tmpfs, None) => {
+                dev::tmpfs("1777", Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOSUID).doing(doing)?
+            }
+            (_, None) => dev::tmpfs("0755", Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOSUID).doing(doing)?,
+        };
+        mount::attach(mounted.as_fd(), target.as_fd()).doing(doing)?;
+        match wish.mount {
+            Mount::Proc => guard_proc(mounted.as_fd(), &sources.devices).doing(doing)?,
+            Mount::Dev => terminal = dev::fill(mounted.as_fd(), &sources.devices, plan.terminal).doing(doing)?,
+            Mount::HostDev if plan.terminal => terminal = dev::host_terminal(mounted.as_fd()).doing(doing)?,
+            _ => {}
+        }
+    }
+    Ok(terminal)
+}
+
+/// The mount point: its links were resolved in the plan, so a link now is a race and is refused.
+fn target(root: BorrowedFd<'_>, wish: &MountPlan) -> Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    fs::openat2(root, wish.at.bytes(), OFlags::PATH | OFlags::NOFOLLOW, resolve)
+        .doing(|| format!("cannot open the mount point {} inside the image", wish.at))
+}
+
+/// A procfs of this pid namespace, CVE-2019-16884: a new one by fsopen, never something found in the image.
+fn proc(_devices: &dev::Devices) -> SysResult<OwnedFd> {
+    let context = FsContext::open("proc")?;
+    context.set("source", "proc")?;
+    context.mount(Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NOEXEC)
+}
+
+fn guard_proc(proc: BorrowedFd<'_>, devices: &dev::Devices) -> Result<()> {
+    for name in READ_ONLY {
+        let Some(part) = below(proc, name)? else { continue };
+        let bound = mount::clone_mount(part.as_fd(), false)?;
+        mount::set_attributes(bound.as_fd(), Attr::MOUNT_ATTR_RDONLY, false)?;
+        mount::attach(bound.as_fd(), part.as_fd())?;
+    }
+    for name in MASKED {
+        let Some(part) = below(proc, name)? else { continue };
+        let directory = rustix::fs::FileType::from_raw_mode(fs::fstat(part.as_fd())?.st_mode).is_dir();
+        let mask = if directory { dev::tmpfs("0755", Attr::MOUNT_ATTR_RDONLY)? } else { devices.null_mask()? };
+        mount::attach(mask.as_fd(), part.as_fd())?;
+    }
+    Ok(())
+}
+
+fn below(proc: BorrowedFd<'_>, name: &str) -> Result<Option<OwnedFd>> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    match fs::openat2(proc, name.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW, resolve) {
+        Ok(part) => Ok(Some(part)),
+        Err(error) if error.errno == libc::ENOENT => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn sys() -> SysResult<OwnedFd> {
+    let attributes =
+        Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NOEXEC | Attr::MOUNT_ATTR_RDONLY;
+    let context = FsContext::open("sysfs")?;
+    context.set("source", "sysfs")?;
+    context.mount(attributes)
+}
+
+/// The transaction's directory must be reachable by its path in the sandbox's namespace; kept here beside its one user.
+pub fn ground(image: &Image, transaction: Option<&Transaction>) -> Result<Ground> {
+    let transaction = match transaction {
+        Some(t) if !t.path().is_absolute() => {
+            return refuse(Fault::new(format!("the transaction's path {} is not absolute", t.path().display())));
+        }
+        Some(t) => Some((t.path().to_owned(), t.identity()?)),
+        None => None,
+    };
+    Ok(Ground { image: (image.path().to_owned(), image.identity()), transaction })
+}

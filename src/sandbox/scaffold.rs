@@ -1,0 +1,89 @@
+//! Writes the scaffold and prepares the upper: the only files dropcloth makes before a step runs, all of them outside the image.
+
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::changes::marks::Prefix;
+use crate::changes::redo::copy_directory_attributes;
+use crate::error::{Doing, Result};
+use crate::image::{Image, Inside};
+use crate::plan::{Content, Entry, Scaffold};
+use crate::sys::fs::{self, Times};
+use crate::sys::xattr;
+
+/// Writes the entries of `plan` below `transaction/scaffold`, and gives upper and scaffold the attributes of the image's root.
+pub fn build(plan: &Scaffold, image: &Image, transaction: BorrowedFd<'_>) -> Result<()> {
+    let scaffold = fs::open_dir(transaction, b"scaffold")?;
+    for (path, entry) in &plan.entries {
+        write(scaffold.as_fd(), path, entry).doing(|| format!("cannot prepare the override of {path}"))?;
+    }
+    // Attributes last and deepest first: writing an entry changes the times of its directory.
+    for (path, entry) in plan.entries.iter().rev() {
+        if *entry == Entry::Clone {
+            clone_attributes(image, path, scaffold.as_fd())
+                .doing(|| format!("cannot copy the attributes of {path} of the image"))?;
+        }
+    }
+    // The merged root shows the attributes of the upper's own root.
+    let upper = fs::open_dir(transaction, b"upper")?;
+    clone_directory(image.directory(), upper.as_fd()).doing(|| "cannot copy the attributes of the image's root")
+}
+
+fn write(scaffold: BorrowedFd<'_>, path: &Inside, entry: &Entry) -> Result<()> {
+    let Some((parent, name)) = path.split() else { return Ok(()) };
+    let directory = fs::open_dir_below(scaffold, parent.bytes())?;
+    match entry {
+        Entry::Clone => fs::mkdir(directory.as_fd(), name, 0o755)?,
+        Entry::Directory { mode } => {
+            fs::mkdir(directory.as_fd(), name, *mode)?;
+            // The caller's umask does not count here.
+            fs::chmod(directory.as_fd(), name, *mode)?;
+        }
+        Entry::Point => drop(fs::create(directory.as_fd(), name, 0o644)?),
+        Entry::File { content, mode, owner, .. } => {
+            let file = fs::create(directory.as_fd(), name, 0o600)?;
+            fill(&file, content)?;
+            fs::chown(directory.as_fd(), name, owner.0, owner.1)?;
+            fs::fchmod(file.as_fd(), *mode)?;
+        }
+    }
+    Ok(())
+}
+
+fn fill(file: &OwnedFd, content: &Content) -> Result<()> {
+    let bytes = match content {
+        Content::Text(text) => text.as_bytes(),
+        Content::Resolver(bytes) => bytes,
+        Content::File(source) => {
+            let from = std::fs::File::open(source).doing(|| format!("cannot read {}", source.display()))?;
+            let size = from.metadata()?.len();
+            return Ok(fs::copy_data(from.as_fd(), file.as_fd(), size)?);
+        }
+    };
+    std::fs::File::from(rustix::io::fcntl_dupfd_cloexec(file, 0)?).write_all(bytes)?;
+    Ok(())
+}
+
+fn clone_attributes(image: &Image, path: &Inside, scaffold: BorrowedFd<'_>) -> Result<()> {
+    let source = fs::open_dir_below_mounts(image.directory(), path.bytes())?;
+    let target = fs::open_dir_below(scaffold, path.bytes())?;
+    clone_directory(source.as_fd(), target.as_fd())
+}
+
+/// Owner, mode, attributes, flags and times. `i` and `a` become the attribute under which overlayfs keeps them.
+fn clone_directory(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
+    use crate::changes::marks::{COPIED_FLAGS, PROTECTED_FLAGS};
+    copy_directory_attributes(source, target, Prefix::Trusted)?;
+    let stat = fs::fstat(source)?;
+    let (from, to) = (fs::flags(source)?.unwrap_or(0), fs::flags(target)?);
+    if let Some(to) = to.filter(|to| from & COPIED_FLAGS & !to != 0) {
+        fs::set_flags(target, to | from & COPIED_FLAGS)?;
+    }
+    if from & PROTECTED_FLAGS != 0 {
+        let letters = [(fs::APPEND, b'a'), (fs::IMMUTABLE, b'i')];
+        let value: Vec<u8> = letters.iter().filter(|(flag, _)| from & flag != 0).map(|(_, letter)| *letter).collect();
+        xattr::set(target, b"", &Prefix::Trusted.name("protattr"), &value)?;
+    }
+    fs::set_times_of(target, Times::of(&stat))?;
+    Ok(())
+}

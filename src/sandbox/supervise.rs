@@ -1,0 +1,186 @@
+//! The supervisor: the process the user started. It makes the sandbox, relays signals and the terminal, and waits.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::message::{FromInit, ToInit, receive, send};
+use super::tty::Relay;
+use super::{Ground, init};
+use crate::error::{Doing, Fault, Result};
+use crate::plan::Plan;
+use crate::settings::Network;
+use crate::sys::process::{self, Ended, Forked};
+use crate::sys::signal::{self, Signals};
+use crate::sys::trampoline::Trampoline;
+
+/// How a run of the sandbox ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The step's end.
+    pub ended: Ended,
+    /// Data that the kernel could not write back: such a step must not be committed.
+    pub lost: Option<String>,
+    /// The first INT or TERM that dropcloth itself got during the step.
+    pub interrupted: Option<i32>,
+}
+
+/// Runs the step of `plan`. The process must have one thread.
+pub fn run(plan: &Plan, ground: &Ground) -> Result<Outcome> {
+    let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    if plan.network == Network::None {
+        namespaces |= libc::CLONE_NEWNET;
+    }
+    let trampoline = Trampoline::make()?;
+    let mut watched = signal::FORWARDED.to_vec();
+    watched.push(libc::SIGCONT);
+    let (ours, theirs) = crate::sys::socket::pair()?;
+    // Blocked before the fork, so that none arrives between it and the first look.
+    let signals = Signals::block(&watched)?;
+    let (pid, pidfd) = match process::clone_into(namespaces).doing(|| "cannot make the namespaces of the sandbox")? {
+        Forked::Child => {
+            drop(ours);
+            init::main(plan, ground, &trampoline, &theirs)
+        }
+        Forked::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    drop((theirs, trampoline));
+    let mut supervisor = Supervisor { socket: ours, signals, relay: None, stop: None, interrupted: None, pid, plan };
+    let result = supervisor.watch();
+    drop(supervisor);
+    if result.is_err() {
+        process::kill(pid, libc::SIGKILL);
+    }
+    // Only when pid 1 is gone are all processes of its namespace gone, and with them every mount of the sandbox.
+    process::wait_for(pid, 0)?;
+    drop(pidfd);
+    result
+}
+
+struct Supervisor<'a> {
+    socket: OwnedFd,
+    signals: Signals,
+    relay: Option<Relay>,
+    /// When the step is killed, after a first INT or TERM.
+    stop: Option<Instant>,
+    interrupted: Option<i32>,
+    pid: i32,
+    plan: &'a Plan,
+}
+
+impl Supervisor<'_> {
+    fn watch(&mut self) -> Result<Outcome> {
+        loop {
+            let ready = self.poll()?;
+            if ready.signal {
+                while let Some(number) = self.signals.next() {
+                    self.signal(number)?;
+                }
+            }
+            if self.stop.is_some_and(|when| Instant::now() >= when) {
+                self.stop = None;
+                self.tell(ToInit::Kill);
+            }
+            if ready.message
+                && let Some(outcome) = self.message()?
+            {
+                return Ok(outcome);
+            }
+            if let Some(relay) = &mut self.relay {
+                relay.pump(ready.keyboard, ready.screen);
+            }
+        }
+    }
+
+    fn poll(&mut self) -> Result<Ready> {
+        let timeout = self.stop.map_or(PollTimeout::NONE, |when| {
+            let left = when.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        let mut list = vec![
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
+        ];
+        if let Some(relay) = &self.relay {
+            list.extend(relay.descriptors().map(|fd: BorrowedFd<'_>| PollFd::new(fd, PollFlags::POLLIN)));
+        }
+        match poll(&mut list, timeout) {
+            Err(nix::errno::Errno::EINTR) => return Ok(Ready::default()),
+            other => other.doing(|| "cannot wait for the step")?,
+        };
+        let at = |i: usize| list.get(i).and_then(PollFd::revents).is_some_and(|r| !r.is_empty());
+        Ok(Ready { signal: at(0), message: at(1), screen: at(2), keyboard: at(3) })
+    }
+
+    fn signal(&mut self, number: i32) -> Result<()> {
+        match number {
+            libc::SIGWINCH => {
+                if let Some(relay) = &self.relay {
+                    relay.resize();
+                } else {
+                    self.tell(ToInit::Signal(number));
+                }
+            }
+            libc::SIGCONT => {
+                if let Some(relay) = &mut self.relay {
+                    relay.resume()?;
+                }
+                self.tell(ToInit::Signal(libc::SIGCONT));
+            }
+            libc::SIGINT | libc::SIGTERM if self.interrupted.is_some() => self.tell(ToInit::Kill),
+            number => {
+                if [libc::SIGINT, libc::SIGTERM].contains(&number) {
+                    self.interrupted = Some(number);
+                    self.stop = Some(Instant::now() + Duration::from_secs(self.plan.grace.into()));
+                }
+                self.tell(ToInit::Signal(number));
+            }
+        }
+        Ok(())
+    }
+
+    /// A message that does not arrive means that init is gone, which the next receive finds out.
+    fn tell(&self, message: ToInit) {
+        let _ = send(self.socket.as_fd(), &message, None);
+    }
+
+    fn message(&mut self) -> Result<Option<Outcome>> {
+        match receive::<FromInit>(self.socket.as_fd())? {
+            Some((FromInit::Running, master)) => {
+                self.relay = master.map(Relay::start).transpose()?;
+                Ok(None)
+            }
+            Some((FromInit::Stopped, _)) => {
+                if let Some(relay) = &mut self.relay {
+                    relay.pause();
+                }
+                // The step stopped itself: so do we, as a shell's job would. SIGCONT wakes both.
+                process::kill(std::process::id().cast_signed(), libc::SIGSTOP);
+                Ok(None)
+            }
+            Some((FromInit::Failed(fault), _)) => Err(fault.into()),
+            Some((FromInit::Ended { ended, lost }, _)) => {
+                if let Some(relay) = &mut self.relay {
+                    relay.drain();
+                }
+                Ok(Some(Outcome { ended, lost, interrupted: self.interrupted }))
+            }
+            None => {
+                let how = process::wait_for(self.pid, libc::WNOHANG | libc::WNOWAIT).ok().flatten();
+                let how = how.map_or_else(|| "without a word".to_owned(), |(_, ended)| format!("{ended:?}"));
+                Err(Fault::new(format!("the sandbox's first process ended ({how})"))
+                    .hint("It was killed from outside, or the machine is out of memory: look at `dmesg | tail`.")
+                    .into())
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Ready {
+    signal: bool,
+    message: bool,
+    screen: bool,
+    keyboard: bool,
+}

@@ -1,0 +1,197 @@
+//! The flags of `run`, `shell` and `plan`, raw as clap reads them, and what they say.
+
+use std::path::PathBuf;
+
+use super::layer::Layer;
+use super::{Bind, Dev, Faults, Lay, Mode, Network, OnFailure, Resolver, WhenChanged};
+
+/// Raw flags.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Flags {
+    /// What becomes of the step's writes: `commit` (into the image when it succeeds) or `discard`
+    #[arg(long, value_name = "MODE", value_parser = ["commit", "discard"])]
+    pub mode: Option<String>,
+    /// After a failed step: `discard` its writes, or `keep` its transaction to look at
+    #[arg(long, value_name = "WHAT", value_parser = ["discard", "keep"])]
+    pub on_failure: Option<String>,
+    /// Local PyPI mirror (PEP 503 tree), bound read-only at /tmp/pypi
+    #[arg(long, value_name = "DIR", help_heading = "Python packages")]
+    pub mirror: Option<PathBuf>,
+    /// Mirror URL; several in order: the first is pip's index-url, the last the distutils index
+    #[arg(long, value_name = "URL", help_heading = "Python packages")]
+    pub index: Vec<String>,
+    /// Mirrors only, no network index; an empty network when all mirrors are files
+    #[arg(long, help_heading = "Python packages")]
+    pub offline: bool,
+    /// Do not add the official index as an extra
+    #[arg(long, help_heading = "Python packages")]
+    pub no_official: bool,
+    /// The official index
+    #[arg(long, value_name = "URL", help_heading = "Python packages")]
+    pub official_index: Option<String>,
+    /// pip's retries
+    #[arg(long, value_name = "N", help_heading = "Python packages")]
+    pub retries: Option<u32>,
+    /// pip's timeout in seconds
+    #[arg(long, value_name = "SECONDS", help_heading = "Python packages")]
+    pub timeout: Option<u32>,
+    /// Lay a file of this machine over a path of the image
+    #[arg(long, value_name = "PATH=FILE", help_heading = "What the step sees")]
+    pub lay: Vec<String>,
+    /// Bind a directory or file of this machine into the step's view
+    #[arg(long, value_name = "SRC:DST[:ro]", help_heading = "What the step sees")]
+    pub bind: Vec<String>,
+    /// An empty tmpfs at a path of the image
+    #[arg(long, value_name = "PATH", help_heading = "What the step sees")]
+    pub tmpfs: Vec<PathBuf>,
+    /// Set a variable of the step, or pass the caller's
+    #[arg(short, long, value_name = "K[=V]", help_heading = "What the step sees")]
+    pub env: Vec<String>,
+    /// Working directory inside the image
+    #[arg(short, long, value_name = "DIR", help_heading = "What the step sees")]
+    pub workdir: Option<PathBuf>,
+    /// User of the image, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]", help_heading = "What the step sees")]
+    pub user: Option<String>,
+    /// Host name of the step
+    #[arg(long, value_name = "NAME", help_heading = "What the step sees")]
+    pub hostname: Option<String>,
+    /// `private`: a small /dev; `host`: this machine's, for bootloader steps
+    #[arg(long, value_name = "WHICH", value_parser = ["private", "host"], help_heading = "What the step sees")]
+    pub dev: Option<String>,
+    /// `host`: this machine's network; `none`: an empty one
+    #[arg(long, value_name = "WHICH", value_parser = ["host", "none"], help_heading = "What the step sees")]
+    pub network: Option<String>,
+    /// Resolver file: `host`, `image` or a file of this machine
+    #[arg(long, value_name = "WHICH", help_heading = "What the step sees")]
+    pub resolver: Option<String>,
+    /// Add a capability to the step's
+    #[arg(long, value_name = "CAP", help_heading = "What the step sees")]
+    pub cap_add: Vec<String>,
+    /// Take a capability from the step's, or `all`
+    #[arg(long, value_name = "CAP", help_heading = "What the step sees")]
+    pub cap_drop: Vec<String>,
+    /// Keep the transaction in this directory instead of beside the image
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
+    /// Write a JSON report with every change
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Seconds between a first INT or TERM, passed on to the step, and SIGKILL
+    #[arg(long, value_name = "SECONDS")]
+    pub grace: Option<u32>,
+}
+
+impl Flags {
+    /// What the flags say; what cannot be read goes to `faults`.
+    pub fn layer(&self, faults: &mut Faults) -> Layer {
+        Layer {
+            mode: self.mode.as_deref().map(|m| if m == "discard" { Mode::Discard } else { Mode::Commit }),
+            on_failure: self
+                .on_failure
+                .as_deref()
+                .map(|w| if w == "keep" { OnFailure::Keep } else { OnFailure::Discard }),
+            mirror: self.mirror.clone(),
+            indexes: (!self.index.is_empty()).then(|| self.index.clone()),
+            official_index: self.official_index.clone(),
+            use_official: self.no_official.then_some(false),
+            offline: self.offline.then_some(true),
+            retries: self.retries,
+            timeout: self.timeout,
+            network: self.network.as_deref().map(|n| Some(if n == "none" { Network::None } else { Network::Host })),
+            resolver: self.resolver.as_deref().map(resolver),
+            lay: self.lay.iter().filter_map(|text| keep(lay(text), faults)).collect(),
+            bind: self.bind.iter().filter_map(|text| keep(bind(text), faults)).collect(),
+            tmpfs: self.tmpfs.clone(),
+            env: self.env.iter().filter_map(|text| keep(variable(text), faults)).collect(),
+            workdir: self.workdir.clone(),
+            user: self.user.clone(),
+            hostname: self.hostname.clone(),
+            dev: self.dev.as_deref().map(|d| if d == "host" { Dev::Host } else { Dev::Private }),
+            cap_add: self.cap_add.clone(),
+            cap_drop: self.cap_drop.clone(),
+            scratch: self.scratch.clone(),
+            report: self.report.clone(),
+            grace: self.grace,
+        }
+    }
+}
+
+fn keep<T>(read: Result<T, (String, String)>, faults: &mut Faults) -> Option<T> {
+    read.map_err(|fault| faults.push(fault)).ok()
+}
+
+/// `host`, `image` or a file.
+pub fn resolver(text: &str) -> Resolver {
+    match text {
+        "host" => Resolver::Host,
+        "image" => Resolver::Image,
+        file => Resolver::File(file.into()),
+    }
+}
+
+/// `PATH=FILE`.
+pub fn lay(text: &str) -> Result<Lay, (String, String)> {
+    match text.split_once('=') {
+        Some((path, source)) if !path.is_empty() && !source.is_empty() => {
+            Ok(Lay { path: path.into(), source: source.into(), when_changed: WhenChanged::Drop })
+        }
+        _ => Err((
+            format!("--lay {text} is not PATH=FILE"),
+            "Write the path inside the image, =, and the file of this machine: --lay /etc/hosts=./hosts.".to_owned(),
+        )),
+    }
+}
+
+/// `SRC:DST[:ro|:rw]`.
+pub fn bind(text: &str) -> Result<Bind, (String, String)> {
+    let (rest, read_only) = match text.rsplit_once(':') {
+        Some((rest, "ro")) => (rest, true),
+        Some((rest, "rw")) => (rest, false),
+        _ => (text, false),
+    };
+    match rest.split_once(':') {
+        Some((source, target)) if !source.is_empty() && target.starts_with('/') => {
+            Ok(Bind { source: source.into(), target: target.into(), read_only })
+        }
+        _ => Err((
+            format!("--bind {text} is not SRC:DST[:ro]"),
+            "Write a path of this machine, a colon and an absolute path inside the image: --bind ./cache:/var/cache/x:ro.".to_owned(),
+        )),
+    }
+}
+
+/// `K` or `K=V`.
+pub fn variable(text: &str) -> Result<(String, Option<String>), (String, String)> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (text, None),
+    };
+    if name.is_empty() {
+        return Err((format!("--env {text} has no name"), "Write --env NAME=VALUE.".to_owned()));
+    }
+    Ok((name.to_owned(), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bind_has_a_source_a_target_and_perhaps_an_access() {
+        let table = [("a:/b", "a", "/b", false), ("/a:/b:ro", "/a", "/b", true), ("/a:/b:rw", "/a", "/b", false)];
+        for (text, source, target, read_only) in table {
+            assert_eq!(bind(text), Ok(Bind { source: source.into(), target: target.into(), read_only }), "{text}");
+        }
+        for text in ["/a", ":/b", "/a:b", "/a:ro"] {
+            assert!(bind(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_variable_without_a_value_is_the_callers() {
+        assert_eq!(variable("A"), Ok(("A".to_owned(), None)));
+        assert_eq!(variable("A=b=c"), Ok(("A".to_owned(), Some("b=c".to_owned()))));
+        assert!(variable("=x").is_err());
+    }
+}

@@ -1,0 +1,408 @@
+//! Settings: defaults < file < environment < flags, each value with its origin.
+
+pub mod dib_env;
+pub mod file;
+pub mod flags;
+pub mod layer;
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::error::{Fault, Result, refuse};
+pub use flags::Flags;
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// dropcloth's own default.
+    Default,
+    /// A settings file, with the profile in it that set the value.
+    File {
+        /// The settings file.
+        path: PathBuf,
+        /// The profile, where it was one.
+        profile: Option<String>,
+    },
+    /// An environment variable.
+    Environment(String),
+    /// A command-line flag, spelled with its dashes.
+    Flag(String),
+}
+
+/// A value and its origin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Valued<T> {
+    /// The value.
+    pub value: T,
+    /// Who set it.
+    pub origin: Origin,
+}
+
+/// Where writes of the step go and what becomes of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Into an overlay; into the image when the step succeeded.
+    Commit,
+    /// Into an overlay that is thrown away.
+    Discard,
+}
+
+/// What becomes of a transaction whose step failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// Thrown away.
+    Discard,
+    /// Kept, to be looked at (`dropcloth changes`) and discarded by hand.
+    Keep,
+}
+
+/// The step's network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// The host's network namespace.
+    Host,
+    /// An empty one with the loopback interface up.
+    None,
+}
+
+/// The resolver file that the step sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resolver {
+    /// The host's /etc/resolv.conf laid over the image's.
+    Host,
+    /// The image's own.
+    Image,
+    /// A file of the host.
+    File(PathBuf),
+}
+
+/// The step's /dev.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dev {
+    /// A small private one.
+    Private,
+    /// The host's, bound; for bootloader steps.
+    Host,
+}
+
+/// What becomes at commit of an override that the step changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenChanged {
+    /// The step's version is dropped, with a warning.
+    Drop,
+    /// The step's version goes into the image.
+    Keep,
+    /// The step's version goes into the image only when it is a symbolic link (what package scripts do to
+    /// /etc/resolv.conf); anything else is dropped.
+    KeepSymlink,
+    /// The commit is refused.
+    Fail,
+}
+
+/// A host file laid over a path of the image (`--lay PATH=FILE`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Lay {
+    /// Absolute path inside the image.
+    pub path: PathBuf,
+    /// Host file.
+    pub source: PathBuf,
+    /// What a change by the step does at commit.
+    pub when_changed: WhenChanged,
+}
+
+/// A host directory or file bound into the step's view (`--bind SRC:DST[:ro|:rw]`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Bind {
+    /// Host path.
+    pub source: PathBuf,
+    /// Absolute path inside the image.
+    pub target: PathBuf,
+    /// Read-only.
+    pub read_only: bool,
+}
+
+/// Everything the user can say about a run, merged.
+#[derive(Debug, Clone, Serialize)]
+pub struct Settings {
+    /// Commit or discard.
+    pub mode: Valued<Mode>,
+    /// After a failed step.
+    pub on_failure: Valued<OnFailure>,
+    /// The local mirror directory, bound read-only at /tmp/pypi when it exists.
+    pub mirror: Valued<PathBuf>,
+    /// Mirror URLs in order; empty: `file:///tmp/pypi`.
+    pub indexes: Valued<Vec<String>>,
+    /// The official index (PEP 503 URL).
+    pub official_index: Valued<String>,
+    /// Whether the official index is added as an extra when online.
+    pub use_official: Valued<bool>,
+    /// No network index at all.
+    pub offline: Valued<bool>,
+    /// pip's `retries`.
+    pub retries: Valued<Option<u32>>,
+    /// pip's `timeout` in seconds.
+    pub timeout: Valued<Option<u32>>,
+    /// The step's network; `None`: chosen from `offline` and the indexes.
+    pub network: Valued<Option<Network>>,
+    /// The resolver file.
+    pub resolver: Valued<Resolver>,
+    /// Files laid over.
+    pub lay: Valued<Vec<Lay>>,
+    /// Binds.
+    pub bind: Valued<Vec<Bind>>,
+    /// Fresh tmpfs mounts, absolute paths inside the image.
+    pub tmpfs: Valued<Vec<PathBuf>>,
+    /// Variables: name and value; no value: the caller's.
+    pub env: Valued<Vec<(String, Option<String>)>>,
+    /// Working directory inside the image.
+    pub workdir: Valued<PathBuf>,
+    /// `USER[:GROUP]`, names of the image or numbers.
+    pub user: Valued<Option<String>>,
+    /// The step's host name; `None`: the host's.
+    pub hostname: Valued<Option<String>>,
+    /// The step's /dev.
+    pub dev: Valued<Dev>,
+    /// Capabilities added to the default set, `CAP_` names.
+    pub cap_add: Valued<Vec<String>>,
+    /// Capabilities taken from the default set.
+    pub cap_drop: Valued<Vec<String>>,
+    /// Where transactions are kept; `None`: beside the image when possible.
+    pub scratch: Valued<Option<PathBuf>>,
+    /// JSON report file.
+    pub report: Valued<Option<PathBuf>>,
+    /// Seconds between the first INT/TERM passed on and SIGKILL.
+    pub grace: Valued<u32>,
+    /// Deprecations and surprises found while reading, one sentence each.
+    pub notes: Vec<String>,
+}
+
+impl Settings {
+    /// Whether the user asked for a mirror in any way (flag, variable or file setting, or offline); if not, a missing
+    /// default mirror directory is no error.
+    pub fn mirror_asked_for(&self) -> bool {
+        [&self.mirror.origin, &self.indexes.origin, &self.offline.origin].iter().any(|o| **o != Origin::Default)
+    }
+}
+
+/// The command to run in the image; empty: a shell.
+pub type Command = Vec<OsString>;
+
+/// The caller's environment, as data.
+#[derive(Debug, Clone, Default)]
+pub struct Environment(pub BTreeMap<OsString, OsString>);
+
+impl Environment {
+    /// A variable that is set and not empty.
+    pub fn get(&self, name: &str) -> Option<String> {
+        self.0.get(OsStr::new(name)).filter(|v| !v.is_empty()).map(|v| v.to_string_lossy().into_owned())
+    }
+}
+
+/// Which settings file was asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Source<'a> {
+    /// `--config`.
+    pub config: Option<&'a Path>,
+    /// `--profile`.
+    pub profile: Option<&'a str>,
+}
+
+/// Seconds between a first INT or TERM and SIGKILL.
+const GRACE: u32 = 10;
+
+/// Reads the settings file and merges everything. All contradictions are told at once.
+pub fn resolve(
+    flags: &Flags,
+    source: &Source<'_>,
+    environment: &Environment,
+    home: &Path,
+    cwd: &Path,
+) -> Result<Settings> {
+    let mut faults = Vec::new();
+    let mut settings = defaults(environment, home);
+    for (layer, origin) in file::layers(source, environment, home, cwd)? {
+        layer.apply(&mut settings, &|_| origin.clone());
+    }
+    let (layer, origins, notes) = dib_env::read(environment);
+    settings.notes.extend(notes);
+    layer.apply(&mut settings, &|field| Origin::Environment(origins.get(field).cloned().unwrap_or_default()));
+    let layer = flags.layer(&mut faults);
+    layer.apply(&mut settings, &|field| Origin::Flag(format!("--{}", flag_name(field))));
+    settings.make_absolute(cwd);
+    check(&settings, &mut faults);
+    if faults.is_empty() {
+        return Ok(settings);
+    }
+    let fault = Fault::new("these settings cannot be used");
+    refuse(faults.into_iter().fold(fault, |fault, (what, hint)| {
+        let fault = fault.because(what);
+        if hint.is_empty() { fault } else { fault.hint(hint) }
+    }))
+}
+
+fn flag_name(field: &str) -> String {
+    match field {
+        "indexes" => "index".to_owned(),
+        "use_official" => "no-official".to_owned(),
+        other => other.replace('_', "-"),
+    }
+}
+
+fn defaults(environment: &Environment, home: &Path) -> Settings {
+    fn by_default<T>(value: T) -> Valued<T> {
+        Valued { value, origin: Origin::Default }
+    }
+    Settings {
+        mode: by_default(Mode::Commit),
+        on_failure: by_default(OnFailure::Discard),
+        mirror: by_default(dib_env::image_cache(environment, home).join("pypi/mirror")),
+        indexes: by_default(Vec::new()),
+        official_index: by_default(crate::pypi::OFFICIAL_INDEX.to_owned()),
+        use_official: by_default(true),
+        offline: by_default(false),
+        retries: by_default(None),
+        timeout: by_default(None),
+        network: by_default(None),
+        resolver: by_default(Resolver::Host),
+        lay: by_default(Vec::new()),
+        bind: by_default(Vec::new()),
+        tmpfs: by_default(Vec::new()),
+        env: by_default(Vec::new()),
+        workdir: by_default(PathBuf::from("/")),
+        user: by_default(None),
+        hostname: by_default(None),
+        dev: by_default(Dev::Private),
+        cap_add: by_default(Vec::new()),
+        cap_drop: by_default(Vec::new()),
+        scratch: by_default(None),
+        report: by_default(None),
+        grace: by_default(GRACE),
+        notes: Vec::new(),
+    }
+}
+
+impl Settings {
+    /// Host paths are relative to the working directory.
+    fn make_absolute(&mut self, cwd: &Path) {
+        let absolute = |path: &mut PathBuf| *path = cwd.join(&*path);
+        absolute(&mut self.mirror.value);
+        self.lay.value.iter_mut().for_each(|l| absolute(&mut l.source));
+        self.bind.value.iter_mut().for_each(|b| absolute(&mut b.source));
+        self.scratch.value.iter_mut().for_each(absolute);
+        if let Resolver::File(path) = &mut self.resolver.value {
+            absolute(path);
+        }
+    }
+}
+
+/// A fault and what to do about it.
+pub type Faults = Vec<(String, String)>;
+
+fn check(settings: &Settings, faults: &mut Faults) {
+    let official = (!settings.official_index.value.is_empty()).then_some(&settings.official_index.value);
+    for url in settings.indexes.value.iter().chain(official) {
+        check_url(url, faults);
+    }
+    let lay = settings.lay.value.iter().map(|l| ("--lay", &l.path));
+    let bind = settings.bind.value.iter().map(|b| ("--bind", &b.target));
+    let tmpfs = settings.tmpfs.value.iter().map(|t| ("--tmpfs", t));
+    let workdir = std::iter::once(("--workdir", &settings.workdir.value));
+    for (flag, path) in lay.chain(bind).chain(tmpfs).chain(workdir) {
+        check_inside(flag, path, faults);
+    }
+    if settings.offline.value && settings.network.value == Some(Network::Host) {
+        let network = settings.indexes.value.iter().any(|u| !u.starts_with("file:"));
+        if !network {
+            faults.push((
+                "--offline with local mirrors and --network host contradict each other".to_owned(),
+                "Leave one of them out: --offline alone gives the step an empty network.".to_owned(),
+            ));
+        }
+    }
+}
+
+fn check_inside(flag: &str, path: &Path, faults: &mut Faults) {
+    if crate::image::Inside::lexical(path).is_none() {
+        faults.push((
+            format!("{flag} {} has a .. in it", path.display()),
+            "Write the absolute path inside the image without .. components.".to_owned(),
+        ));
+    } else if !path.is_absolute() {
+        faults.push((
+            format!("{flag} {} is not absolute", path.display()),
+            format!("Write it from the root of the image: /{}.", path.display()),
+        ));
+    }
+}
+
+fn check_url(url: &str, faults: &mut Faults) {
+    let known =
+        ["http://", "https://", "file:///"].iter().any(|scheme| url.starts_with(scheme) && url.len() > scheme.len());
+    let clean = !url.chars().any(|c| c.is_whitespace() || c.is_control());
+    if known && clean {
+        return;
+    }
+    let hint = match url.split_once("://") {
+        _ if !clean => {
+            "Remove the white space; several mirrors are several --index flags or DIB_PYPI_MIRROR_URL_* variables."
+                .to_owned()
+        }
+        None if url.starts_with('/') => {
+            format!("For a directory of this machine use --mirror {url}; inside the image it is file:///tmp/pypi.")
+        }
+        None => format!("Write the scheme: http://{url} or https://{url}."),
+        Some(_) => "Use a URL that begins with http://, https:// or file:///.".to_owned(),
+    };
+    faults.push((format!("the mirror URL {url:?} cannot be used"), hint));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(flags: Flags, environment: &[(&str, &str)]) -> Result<Settings> {
+        let environment = environment.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        let nowhere = Path::new("/nonexistent");
+        resolve(&flags, &Source::default(), &Environment(environment), nowhere, nowhere)
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment_and_says_so() {
+        let flags = Flags { index: vec!["http://flag/simple".to_owned()], ..Flags::default() };
+        let settings = resolved(flags, &[("DIB_PYPI_MIRROR_URL", "http://env/simple")]).unwrap();
+        assert_eq!(settings.indexes.value, ["http://flag/simple"]);
+        assert_eq!(settings.indexes.origin, Origin::Flag("--index".to_owned()));
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once() {
+        let flags = Flags {
+            index: vec!["pypi.example/simple".to_owned(), "ftp://x/".to_owned()],
+            lay: vec!["../../etc/passwd=x".to_owned(), "nothing".to_owned()],
+            workdir: Some("relative".into()),
+            ..Flags::default()
+        };
+        let fault = Fault::from_error(resolved(flags, &[]).unwrap_err());
+        assert_eq!(fault.because.len(), 5, "{:#?}", fault.because);
+        assert!(fault.hints.iter().any(|h| h.contains("http://pypi.example/simple")));
+    }
+
+    #[test]
+    fn the_default_mirror_is_in_the_image_cache_of_the_caller() {
+        let settings = resolved(Flags::default(), &[]).unwrap();
+        assert_eq!(settings.mirror.value, Path::new("/nonexistent/.cache/image-create/pypi/mirror"));
+        assert!(!settings.mirror_asked_for());
+        let settings = resolved(Flags::default(), &[("DIB_IMAGE_CACHE", "/cache")]).unwrap();
+        assert_eq!(settings.mirror.value, Path::new("/cache/pypi/mirror"));
+    }
+}

@@ -1,0 +1,400 @@
+//! File-system calls by directory handle and name. Nothing here follows a symbolic link in a name it is given.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use super::error::{Called, SysError, SysResult, check, quoted};
+
+/// FS_IMMUTABLE_FL, ioctl_iflags(2).
+pub const IMMUTABLE: u32 = 0x10;
+/// FS_APPEND_FL.
+pub const APPEND: u32 = 0x20;
+
+fn at(directory: BorrowedFd<'_>, name: &[u8]) -> String {
+    format!("[{}], {}", directory.as_raw_fd(), quoted(name))
+}
+
+/// Opens the directory `name`, for reading.
+pub fn open_dir(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, name, flags, Mode::empty())
+        .called(|| format!("openat({}, O_DIRECTORY)", at(directory, name)))
+}
+
+/// Opens the directory at the relative path `path` below `base`, without crossing a mount, a symbolic link or `base` itself.
+///
+/// A path may be longer than PATH_MAX: it is walked in pieces.
+pub fn open_dir_below(base: BorrowedFd<'_>, path: &[u8]) -> SysResult<OwnedFd> {
+    if path.is_empty() {
+        return open_dir(base, b".");
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let mut rest = path;
+    let mut current: Option<OwnedFd> = None;
+    while !rest.is_empty() {
+        let (piece, tail) = split_piece(rest);
+        let from = current.as_ref().map_or(base, AsFd::as_fd);
+        let next = openat2(from, piece, flags, resolve)?;
+        current = Some(next);
+        rest = tail;
+    }
+    Ok(current.expect("the path is not empty"))
+}
+
+/// The same, but a mount on the way is entered: for reading attributes only.
+pub fn open_dir_below_mounts(base: BorrowedFd<'_>, path: &[u8]) -> SysResult<OwnedFd> {
+    if path.is_empty() {
+        return open_dir(base, b".");
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    openat2(base, path, flags, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
+}
+
+/// The longest leading part of whole components that fits a system call.
+fn split_piece(path: &[u8]) -> (&[u8], &[u8]) {
+    const LIMIT: usize = 4000;
+    if path.len() <= LIMIT {
+        return (path, b"");
+    }
+    let cut = path[..LIMIT].iter().rposition(|b| *b == b'/').unwrap_or(LIMIT);
+    (&path[..cut], &path[cut + 1..])
+}
+
+/// openat2(2), repeated where a concurrent rename made the kernel ask for it.
+pub fn openat2(from: BorrowedFd<'_>, path: &[u8], flags: OFlags, resolve: ResolveFlags) -> SysResult<OwnedFd> {
+    for _ in 0..64 {
+        match rustix::fs::openat2(from, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) => {}
+            other => return other.called(|| format!("openat2({}, {resolve:?})", at(from, path))),
+        }
+    }
+    Err(SysError::new(format!("openat2({})", at(from, path)), libc::EAGAIN))
+}
+
+/// lstat by handle; `None` when there is no such entry.
+pub fn stat(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<Option<Stat>> {
+    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(errno) => Err(SysError::new(format!("fstatat({})", at(directory, name)), errno.raw_os_error())),
+    }
+}
+
+/// fstat.
+pub fn fstat(file: BorrowedFd<'_>) -> SysResult<Stat> {
+    rustix::fs::fstat(file).called(|| format!("fstat([{}])", file.as_raw_fd()))
+}
+
+/// One entry of a directory: name, and whether the kernel says it is a directory or a character device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Name, raw bytes.
+    pub name: Vec<u8>,
+    /// Type as readdir(3) gives it.
+    pub kind: rustix::fs::FileType,
+}
+
+/// All entries but `.` and `..`, sorted by name.
+pub fn entries(directory: BorrowedFd<'_>) -> SysResult<Vec<Entry>> {
+    let call = || format!("getdents64([{}])", directory.as_raw_fd());
+    let mut found = Vec::new();
+    for entry in rustix::fs::Dir::read_from(directory).called(call)? {
+        let entry = entry.called(call)?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            found.push(Entry { name: name.to_vec(), kind: entry.file_type() });
+        }
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+/// mkdirat; an existing entry is EEXIST.
+pub fn mkdir(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> SysResult<()> {
+    rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(mode))
+        .called(|| format!("mkdirat({}, {mode:#o})", at(directory, name)))
+}
+
+/// Makes the directory unless there is one already.
+pub fn mkdir_if_missing(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> SysResult<()> {
+    match mkdir(directory, name, mode) {
+        Err(error) if error.errno == libc::EEXIST => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes a new file for writing; an existing entry is EEXIST.
+pub fn create(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> SysResult<OwnedFd> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(mode))
+        .called(|| format!("openat({}, O_CREAT|O_EXCL)", at(directory, name)))
+}
+
+/// Opens a regular file or directory for reading; fifos and devices do not block.
+pub fn open_read(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, name, flags, Mode::empty())
+        .called(|| format!("openat({}, O_RDONLY)", at(directory, name)))
+}
+
+/// unlinkat for anything but a directory.
+pub fn unlink(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<()> {
+    rustix::fs::unlinkat(directory, name, AtFlags::empty()).called(|| format!("unlinkat({})", at(directory, name)))
+}
+
+/// unlinkat for an empty directory.
+pub fn rmdir(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<()> {
+    rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)
+        .called(|| format!("unlinkat({}, AT_REMOVEDIR)", at(directory, name)))
+}
+
+/// renameat2 without flags: replaces what is there.
+pub fn rename(from: BorrowedFd<'_>, name: &[u8], to: BorrowedFd<'_>, new: &[u8]) -> SysResult<()> {
+    rustix::fs::renameat_with(from, name, to, new, RenameFlags::empty())
+        .called(|| format!("renameat2({}, {})", at(from, name), at(to, new)))
+}
+
+/// linkat; a symbolic link is linked itself.
+pub fn link(from: BorrowedFd<'_>, name: &[u8], to: BorrowedFd<'_>, new: &[u8]) -> SysResult<()> {
+    rustix::fs::linkat(from, name, to, new, AtFlags::empty())
+        .called(|| format!("linkat({}, {})", at(from, name), at(to, new)))
+}
+
+/// symlinkat.
+pub fn symlink(target: &[u8], directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<()> {
+    rustix::fs::symlinkat(target, directory, name).called(|| format!("symlinkat({})", at(directory, name)))
+}
+
+/// The target of a symbolic link.
+pub fn readlink(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<Vec<u8>> {
+    rustix::fs::readlinkat(directory, name, Vec::new())
+        .map(std::ffi::CString::into_bytes)
+        .called(|| format!("readlinkat({})", at(directory, name)))
+}
+
+/// mknodat with a full st_mode and st_rdev.
+pub fn mknod(directory: BorrowedFd<'_>, name: &[u8], mode: u32, device: u64) -> SysResult<()> {
+    rustix::fs::mknodat(
+        directory,
+        name,
+        rustix::fs::FileType::from_raw_mode(mode),
+        Mode::from_raw_mode(mode & 0o7777),
+        device,
+    )
+    .called(|| format!("mknodat({}, {mode:#o})", at(directory, name)))
+}
+
+/// Changes the owner of an entry, not of what it links to.
+pub fn chown(directory: BorrowedFd<'_>, name: &[u8], uid: u32, gid: u32) -> SysResult<()> {
+    let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+    rustix::fs::chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        .called(|| format!("fchownat({})", at(directory, name)))
+}
+
+/// Sets the permission bits (with set-uid, set-gid and sticky) of what `file` is open on.
+pub fn fchmod(file: BorrowedFd<'_>, mode: u32) -> SysResult<()> {
+    rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o7777))
+        .called(|| format!("fchmod([{}], {mode:#o})", file.as_raw_fd()))
+}
+
+/// Sets the permission bits of an entry that is not a symbolic link.
+pub fn chmod(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> SysResult<()> {
+    rustix::fs::chmodat(directory, name, Mode::from_raw_mode(mode & 0o7777), AtFlags::empty())
+        .called(|| format!("fchmodat({}, {mode:#o})", at(directory, name)))
+}
+
+/// Access and modification time of an entry or an open file: seconds and nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Times {
+    /// Access time.
+    pub atime: (i64, i64),
+    /// Modification time.
+    pub mtime: (i64, i64),
+}
+
+impl Times {
+    /// The times in `stat`.
+    pub fn of(stat: &Stat) -> Times {
+        Times {
+            atime: (stat.st_atime, i64::try_from(stat.st_atime_nsec).unwrap_or_default()),
+            mtime: (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or_default()),
+        }
+    }
+
+    fn timestamps(self) -> Timestamps {
+        let spec = |(tv_sec, tv_nsec): (i64, i64)| Timespec { tv_sec, tv_nsec };
+        Timestamps { last_access: spec(self.atime), last_modification: spec(self.mtime) }
+    }
+}
+
+/// Sets the times of an entry, not of what it links to.
+pub fn set_times(directory: BorrowedFd<'_>, name: &[u8], times: Times) -> SysResult<()> {
+    rustix::fs::utimensat(directory, name, &times.timestamps(), AtFlags::SYMLINK_NOFOLLOW)
+        .called(|| format!("utimensat({})", at(directory, name)))
+}
+
+/// Sets the times of an open file or directory.
+pub fn set_times_of(file: BorrowedFd<'_>, times: Times) -> SysResult<()> {
+    rustix::fs::futimens(file, &times.timestamps()).called(|| format!("futimens([{}])", file.as_raw_fd()))
+}
+
+/// Inode flags, ioctl_iflags(2); `None` where the file system has none.
+pub fn flags(file: BorrowedFd<'_>) -> SysResult<Option<u32>> {
+    match rustix::fs::ioctl_getflags(file) {
+        Ok(flags) => Ok(Some(flags.bits())),
+        Err(Errno::NOTTY | Errno::NOTSUP | Errno::INVAL | Errno::NOSYS) => Ok(None),
+        Err(errno) => {
+            Err(SysError::new(format!("ioctl([{}], FS_IOC_GETFLAGS)", file.as_raw_fd()), errno.raw_os_error()))
+        }
+    }
+}
+
+/// Sets the inode flags.
+pub fn set_flags(file: BorrowedFd<'_>, flags: u32) -> SysResult<()> {
+    rustix::fs::ioctl_setflags(file, rustix::fs::IFlags::from_bits_retain(flags))
+        .called(|| format!("ioctl([{}], FS_IOC_SETFLAGS, {flags:#x})", file.as_raw_fd()))
+}
+
+/// `struct fsxattr`, ioctl_xfs_fsgetxattr(2).
+#[repr(C)]
+#[derive(Default, Clone, Copy)]
+struct FsXattr {
+    xflags: u32,
+    extsize: u32,
+    nextents: u32,
+    projid: u32,
+    cowextsize: u32,
+    pad: [u8; 8],
+}
+
+const FS_IOC_FSGETXATTR: libc::c_ulong = 0x801c_581f;
+const FS_IOC_FSSETXATTR: libc::c_ulong = 0x401c_5820;
+
+/// The project id (quota), 0 where there is none.
+pub fn project(file: BorrowedFd<'_>) -> u32 {
+    let mut value = FsXattr::default();
+    // SAFETY: the descriptor is borrowed and `value` is the 28-byte structure that this request writes.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FSGETXATTR, &raw mut value) };
+    if result == 0 { value.projid } else { 0 }
+}
+
+/// Sets the project id.
+pub fn set_project(file: BorrowedFd<'_>, project: u32) -> SysResult<()> {
+    let mut value = FsXattr::default();
+    // SAFETY: as in `project`; the second request only reads the structure.
+    let result = unsafe {
+        match libc::ioctl(file.as_raw_fd(), FS_IOC_FSGETXATTR, &raw mut value) {
+            0 => {
+                value.projid = project;
+                libc::ioctl(file.as_raw_fd(), FS_IOC_FSSETXATTR, &raw const value)
+            }
+            failed => failed,
+        }
+    };
+    check(result.into(), || format!("ioctl([{}], FS_IOC_FSSETXATTR)", file.as_raw_fd())).map(drop)
+}
+
+/// Writes everything of the file system below `file` to the disk; reports write-back errors, syncfs(2).
+pub fn syncfs(file: BorrowedFd<'_>) -> SysResult<()> {
+    rustix::fs::syncfs(file).called(|| format!("syncfs([{}])", file.as_raw_fd()))
+}
+
+/// fsync(2).
+pub fn fsync(file: BorrowedFd<'_>) -> SysResult<()> {
+    rustix::fs::fsync(file).called(|| format!("fsync([{}])", file.as_raw_fd()))
+}
+
+/// Takes the flock(2) lock without waiting; false when another open file holds it against us.
+pub fn try_lock(file: BorrowedFd<'_>, exclusive: bool) -> SysResult<bool> {
+    use rustix::fs::FlockOperation::{NonBlockingLockExclusive, NonBlockingLockShared};
+    let operation = if exclusive { NonBlockingLockExclusive } else { NonBlockingLockShared };
+    match rustix::fs::flock(file, operation) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(errno) => Err(SysError::new(format!("flock([{}])", file.as_raw_fd()), errno.raw_os_error())),
+    }
+}
+
+/// Copies the data of `from` to the new file `to`: a reflink where the file system can, copy_file_range(2) else, with holes
+/// kept as holes.
+pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> SysResult<()> {
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    let mut position = 0;
+    while position < size {
+        let Ok(start) = rustix::fs::seek(from, rustix::fs::SeekFrom::Data(position)) else { break };
+        let end = rustix::fs::seek(from, rustix::fs::SeekFrom::Hole(start)).unwrap_or(size).min(size);
+        copy_range(from, to, start, end)?;
+        position = end;
+    }
+    rustix::fs::ftruncate(to, size).called(|| format!("ftruncate([{}])", to.as_raw_fd()))
+}
+
+fn copy_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> SysResult<()> {
+    let (mut source, mut target) = (start, start);
+    while source < end {
+        let length = usize::try_from(end - source).unwrap_or(usize::MAX).min(1 << 30);
+        match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), length) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                return copy_through_memory(from, to, source, end);
+            }
+            Err(errno) => return Err(SysError::new("copy_file_range()", errno.raw_os_error())),
+        }
+    }
+    Ok(())
+}
+
+fn copy_through_memory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> SysResult<()> {
+    let mut buffer = vec![0_u8; 1 << 17];
+    let mut position = start;
+    while position < end {
+        let wish = usize::try_from(end - position).unwrap_or(usize::MAX).min(buffer.len());
+        let length = rustix::io::pread(from, &mut buffer[..wish], position).called(|| "pread64()")?;
+        if length == 0 {
+            break;
+        }
+        let mut done = 0;
+        while done < length {
+            done += rustix::io::pwrite(to, &buffer[done..length], position + done as u64).called(|| "pwrite64()")?;
+        }
+        position += length as u64;
+    }
+    Ok(())
+}
+
+/// The file handle of an entry: type and bytes, name_to_handle_at(2); `None` where the file system has none.
+pub fn file_handle(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<Option<(u8, Vec<u8>)>> {
+    const MAX_HANDLE: usize = 128;
+    #[repr(C)]
+    struct Handle {
+        bytes: libc::c_uint,
+        kind: libc::c_int,
+        data: [u8; MAX_HANDLE],
+    }
+    let path = std::ffi::CString::new(name).map_err(|_| SysError::new("name_to_handle_at()", libc::EINVAL))?;
+    let mut handle = Handle { bytes: MAX_HANDLE as libc::c_uint, kind: 0, data: [0; MAX_HANDLE] };
+    let mut mount: libc::c_int = 0;
+    // SAFETY: the name is NUL-terminated, `handle` has room for the number of bytes that its first field says, and both
+    // outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            directory.as_raw_fd(),
+            path.as_ptr(),
+            &raw mut handle,
+            &raw mut mount,
+            0,
+        )
+    };
+    match check(result, || format!("name_to_handle_at({})", at(directory, name))) {
+        Ok(_) => Ok(Some((handle.kind.to_le_bytes()[0], handle.data[..handle.bytes as usize].to_vec()))),
+        Err(error) if error.errno == libc::EOPNOTSUPP => Ok(None),
+        Err(error) => Err(error),
+    }
+}

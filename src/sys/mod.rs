@@ -1,0 +1,15 @@
+//! The only room that talks to the kernel below the safe crates, and the only one with unsafe code.
+
+pub mod error;
+pub mod fs;
+pub mod mount;
+pub mod mountinfo;
+pub mod net;
+pub mod process;
+pub mod signal;
+pub mod socket;
+pub mod trampoline;
+pub mod tty;
+pub mod xattr;
+
+pub use error::{SysError, SysResult};

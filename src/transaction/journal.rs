@@ -1,0 +1,162 @@
+//! What a transaction keeps on disk: its state, and from the commit point on the list of records.
+//!
+//! `plan.tmp` is written and synced, then renamed to `plan`: from there the commit is decided and is finished by whoever comes
+//! next. `plan` renamed to `done`: finished, only the directory is left to remove. Neither: nothing has happened to the image.
+
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::changes::Policy;
+use crate::changes::marks::Prefix;
+use crate::changes::record::Record;
+use crate::error::{Fault, Result, refuse};
+use crate::image::Identity;
+use crate::settings::Mode;
+use crate::sys::fs;
+
+/// The format of everything below; another version is refused, never guessed at.
+pub const VERSION: u32 = 1;
+
+const END: &str = "end";
+
+/// What a transaction is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct State {
+    /// Format.
+    pub version: u32,
+    /// Its name in commands.
+    pub id: String,
+    /// The image's path when it began.
+    pub image: PathBuf,
+    /// Which directory that was.
+    pub root: Identity,
+    /// Commit or discard.
+    pub mode: Mode,
+    /// Kept on purpose (`--on-failure keep`): no later run removes it.
+    pub kept: bool,
+    /// Process id of the runner, for people.
+    pub pid: u32,
+    /// Seconds since 1970 when it began.
+    pub started: u64,
+    /// Overrides and mount points of the scaffold.
+    pub policy: Policy,
+    /// Where overlayfs keeps its attributes.
+    pub prefix: Prefix,
+    /// The commit goes on in this directory of the image's own file system (name in the image's root), because the
+    /// transaction is on another one.
+    #[serde(default)]
+    pub moved_to: Option<String>,
+    /// Times of the image's root before that directory was made in it.
+    #[serde(default)]
+    pub root_times: Option<fs::Times>,
+}
+
+/// How far a transaction got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing is decided.
+    Open,
+    /// The commit point is passed.
+    Decided(Vec<Record>),
+    /// Committed.
+    Done,
+}
+
+impl State {
+    /// Writes it, replacing an older one in one step.
+    pub fn save(&self, directory: BorrowedFd<'_>) -> Result<()> {
+        let text = serde_json::to_vec(self)?;
+        remove_if_there(directory, b"state.tmp")?;
+        let mut file = std::fs::File::from(fs::create(directory, b"state.tmp", 0o600)?);
+        file.write_all(&text)?;
+        fs::rename(directory, b"state.tmp", directory, b"state")?;
+        Ok(())
+    }
+
+    /// Reads it back. One that is missing or torn belongs to a runner that died at once: an empty state, to be removed.
+    pub fn load(directory: BorrowedFd<'_>) -> Result<State> {
+        let read =
+            fs::open_read(directory, b"state").ok().and_then(|f| std::io::read_to_string(std::fs::File::from(f)).ok());
+        let state = read.and_then(|text| serde_json::from_str::<State>(&text).ok()).unwrap_or_else(State::unknown);
+        if state.version == VERSION {
+            return Ok(state);
+        }
+        refuse(
+            Fault::new(format!("the transaction has format {}, this dropcloth knows format {VERSION}", state.version))
+                .hint("Finish it with the version of dropcloth that made it: `dropcloth recover`."),
+        )
+    }
+
+    fn unknown() -> State {
+        State {
+            version: VERSION,
+            id: String::new(),
+            image: PathBuf::new(),
+            root: Identity { device: 0, inode: 0 },
+            mode: Mode::Discard,
+            kept: false,
+            pid: 0,
+            started: 0,
+            policy: Policy::default(),
+            prefix: Prefix::Trusted,
+            moved_to: None,
+            root_times: None,
+        }
+    }
+}
+
+fn remove_if_there(directory: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    match fs::unlink(directory, name) {
+        Err(error) if error.errno == libc::ENOENT => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Passes the commit point: when this returns, the records are on the disk and will be applied, by us or by the next.
+pub fn decide(directory: BorrowedFd<'_>, records: &[Record]) -> Result<()> {
+    remove_if_there(directory, b"plan.tmp")?;
+    let mut file = BufWriter::new(std::fs::File::from(fs::create(directory, b"plan.tmp", 0o600)?));
+    for record in records {
+        serde_json::to_writer(&mut file, record)?;
+        file.write_all(b"\n")?;
+    }
+    writeln!(file, "{END}")?;
+    let file = file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+    fs::fsync(file.as_fd())?;
+    fs::rename(directory, b"plan.tmp", directory, b"plan")?;
+    fs::fsync(directory)?;
+    Ok(())
+}
+
+/// Marks the commit finished.
+pub fn finish(directory: BorrowedFd<'_>) -> Result<()> {
+    fs::rename(directory, b"plan", directory, b"done")?;
+    fs::fsync(directory)?;
+    Ok(())
+}
+
+/// How far it got.
+pub fn progress(directory: BorrowedFd<'_>) -> Result<Progress> {
+    if fs::stat(directory, b"done")?.is_some() {
+        return Ok(Progress::Done);
+    }
+    if fs::stat(directory, b"plan")?.is_none() {
+        return Ok(Progress::Open);
+    }
+    let file = BufReader::new(std::fs::File::from(fs::open_read(directory, b"plan")?));
+    let mut records = Vec::new();
+    for line in file.lines() {
+        let line = line?;
+        if line == END {
+            return Ok(Progress::Decided(records));
+        }
+        records.push(serde_json::from_str(&line)?);
+    }
+    refuse(
+        Fault::new("the journal of a decided commit ends too early")
+            .hint("The disk lost data that it had confirmed. Compare the image with its source before you use it, then remove the transaction by hand."),
+    )
+}

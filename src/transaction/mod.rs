@@ -1,0 +1,170 @@
+//! The transaction: a directory beside the image with upper, work, scaffold and journal, held by locks while it is in use.
+
+pub mod journal;
+pub mod recover;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode as FileMode, OFlags};
+
+use crate::changes::discard;
+use crate::error::{Doing, Fault, Result, refuse};
+use crate::image::{Identity, Image};
+use crate::plan::Storage;
+use crate::settings::Mode;
+use crate::sys::{SysError, fs};
+
+pub use journal::State;
+
+/// Directories that every transaction has.
+const DIRECTORIES: [&[u8]; 5] = [b"upper", b"work", b"scaffold", b"stage", b"trash"];
+
+/// An open transaction that this process owns.
+#[derive(Debug)]
+pub struct Transaction {
+    directory: OwnedFd,
+    path: PathBuf,
+    /// Held for as long as somebody works on it; a free lock means that its owner is dead.
+    _lock: OwnedFd,
+    /// What is on disk about it.
+    pub state: State,
+}
+
+/// Takes the image's lock: exclusive for what may commit, shared for what is discarded. It goes with the handle, and the
+/// sandbox's first process holds it too: a step that outlives its runner still counts.
+pub fn lock_image(image: &Image, mode: Mode) -> Result<()> {
+    let exclusive = mode == Mode::Commit;
+    if fs::try_lock(image.directory(), exclusive).doing(|| format!("cannot lock {}", image.path().display()))? {
+        return Ok(());
+    }
+    refuse(
+        Fault::new(format!("{} is in use by another run of dropcloth", image.path().display()))
+            .hint("Wait until that run has ended (`dropcloth list` shows it), or work on a copy of the image."),
+    )
+}
+
+impl Transaction {
+    /// Makes the directory of a new transaction on `image` in `storage`; nothing of the image is touched.
+    pub fn begin(image: &Image, storage: &Path, state: State) -> Result<Transaction> {
+        let doing = || format!("cannot make a transaction in {}", storage.display());
+        let base = open_storage(storage).doing(doing)?;
+        let name = format!("{}.{}", printable(image.path()), state.id);
+        fs::mkdir(base.as_fd(), name.as_bytes(), 0o700).doing(doing)?;
+        let directory = fs::open_dir(base.as_fd(), name.as_bytes()).doing(doing)?;
+        let lock = fs::create(directory.as_fd(), b"lock", 0o600).doing(doing)?;
+        if !fs::try_lock(lock.as_fd(), true).doing(doing)? {
+            return refuse(Fault::new("another process took the new transaction's lock"));
+        }
+        let transaction = Transaction { directory, path: storage.join(name), _lock: lock, state };
+        transaction.state.save(transaction.directory()).doing(doing)?;
+        for name in DIRECTORIES {
+            fs::mkdir(transaction.directory(), name, 0o700).doing(doing)?;
+        }
+        Ok(transaction)
+    }
+
+    /// Opens an existing one whose owner is gone; `None` when somebody works on it.
+    pub fn take(path: &Path) -> Result<Option<Transaction>> {
+        let doing = || format!("cannot open the transaction {}", path.display());
+        let directory = open_owned(path).doing(doing)?;
+        let lock = match fs::open_read(directory.as_fd(), b"lock") {
+            Ok(lock) => lock,
+            // Killed between mkdir and the lock, or while it was being removed.
+            Err(error) if error.errno == libc::ENOENT => fs::create(directory.as_fd(), b"lock", 0o600).doing(doing)?,
+            Err(error) => return Err(error).doing(doing),
+        };
+        if !fs::try_lock(lock.as_fd(), true).doing(doing)? {
+            return Ok(None);
+        }
+        let state = State::load(directory.as_fd()).doing(doing)?;
+        Ok(Some(Transaction { directory, path: path.to_owned(), _lock: lock, state }))
+    }
+
+    /// The open directory.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// Its host path, for messages and for the sandbox, which has to open it again in its own mount namespace.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Which directory it is.
+    pub fn identity(&self) -> Result<Identity> {
+        Ok(Identity::of(&fs::fstat(self.directory())?))
+    }
+
+    /// Removes it, and the storage directory when it was the last.
+    pub fn remove(self) -> Result<()> {
+        let doing = || format!("cannot remove the transaction {}", self.path.display());
+        let (Some(storage), Some(name)) = (self.path.parent(), self.path.file_name()) else { return Ok(()) };
+        let base = open_owned(storage).doing(doing)?;
+        discard::remove_tree(base.as_fd(), std::os::unix::ffi::OsStrExt::as_bytes(name)).doing(doing)?;
+        drop(base);
+        // Other transactions may be in it; then it stays.
+        let _ = std::fs::remove_dir(storage);
+        Ok(())
+    }
+}
+
+/// The image's base name with everything odd replaced: only for people, the id is what counts.
+fn printable(path: &Path) -> String {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_else(|| "root".to_owned());
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).take(80).collect()
+}
+
+/// Eight hexadecimal digits nobody can foresee.
+pub fn new_id() -> Result<String> {
+    let mut bytes = [0_u8; 4];
+    rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// Opens the directory that holds transactions, made with mode 0700 when it is missing.
+fn open_storage(path: &Path) -> Result<OwnedFd> {
+    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent)?;
+    }
+    match std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        other => {
+            other.map_err(|e| SysError::new(format!("mkdir({:?})", path.display()), e.raw_os_error().unwrap_or(0)))?
+        }
+    }
+    open_owned(path)
+}
+
+/// Opens a directory that must be ours and closed to others: whoever could put entries into it could choose what a root
+/// process renames into an image (the snap-confine family of races).
+fn open_owned(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(path, flags, FileMode::empty())
+        .map_err(|e| SysError::new(format!("open({:?}, O_DIRECTORY|O_NOFOLLOW)", path.display()), e.raw_os_error()))?;
+    let stat = fs::fstat(directory.as_fd())?;
+    let mine = stat.st_uid == nix::unistd::geteuid().as_raw();
+    if mine && stat.st_mode & 0o022 == 0 {
+        return Ok(directory);
+    }
+    refuse(
+        Fault::new(format!("{} belongs to or is writable by somebody else", path.display())).hint(format!(
+            "Remove it if you do not know it (`ls -ld {}`), or keep transactions in a directory of your own with --scratch DIR.",
+            path.display()
+        )),
+    )
+}
+
+/// The directories in which transactions on `image` can be: beside it, the state directory, the chosen scratch directory.
+pub fn places(image: &Path, state: &Path, scratch: Option<&Path>) -> Vec<PathBuf> {
+    let beside = image.parent().map(|p| p.join(".dropcloth"));
+    beside.into_iter().chain([state.to_owned()]).chain(scratch.map(Path::to_owned)).collect()
+}
+
+/// The directory that a storage names; `None`: memory.
+pub fn storage_path(storage: &Storage) -> Option<&Path> {
+    match storage {
+        Storage::Beside(path) | Storage::Elsewhere(path) => Some(path),
+        Storage::Memory => None,
+    }
+}

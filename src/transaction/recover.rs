@@ -1,0 +1,164 @@
+//! What a dead runner left: finished when its commit was decided, removed when not.
+
+use std::path::{Path, PathBuf};
+
+use super::journal::{self, Progress};
+use super::{State, Transaction};
+use crate::changes::commit;
+use crate::error::{Doing, Fault, Result, refuse};
+use crate::image::Image;
+
+/// What was done with one transaction.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recovered {
+    /// An interrupted commit was finished.
+    Finished,
+    /// An uncommitted transaction was removed.
+    Removed,
+    /// It is kept on purpose.
+    Kept,
+    /// Somebody works on it.
+    Busy,
+}
+
+/// One transaction on disk.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Listed {
+    /// Name in commands.
+    pub id: String,
+    /// Its directory.
+    pub path: PathBuf,
+    /// The image's path.
+    pub image: PathBuf,
+    /// `running`, `kept`, `interrupted commit` or `left behind`.
+    pub status: String,
+    /// Process id of its runner.
+    pub pid: u32,
+    /// Seconds since 1970.
+    pub started: u64,
+}
+
+fn directories(place: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(place) else { return Vec::new() };
+    let mut found: Vec<PathBuf> =
+        entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect();
+    found.sort();
+    found
+}
+
+/// All transactions in `places`; of `image` only, when one is given.
+pub fn list(places: &[PathBuf], image: Option<&Image>) -> Result<Vec<Listed>> {
+    let mut found = Vec::new();
+    for path in places.iter().flat_map(|p| directories(p)) {
+        let Some(state) = peek(&path) else { continue };
+        if image.is_some_and(|i| i.identity() != state.root) {
+            continue;
+        }
+        let status = match Transaction::take(&path) {
+            Ok(None) => "running",
+            Ok(Some(_)) if state.kept => "kept",
+            Ok(Some(t)) if !matches!(journal::progress(t.directory()), Ok(Progress::Open)) => "interrupted commit",
+            Ok(Some(_)) => "left behind",
+            Err(error) => return Err(error),
+        };
+        found.push(Listed {
+            id: state.id,
+            path,
+            image: state.image,
+            status: status.to_owned(),
+            pid: state.pid,
+            started: state.started,
+        });
+    }
+    Ok(found)
+}
+
+fn peek(path: &Path) -> Option<State> {
+    let directory = super::open_owned(path).ok()?;
+    State::load(std::os::fd::AsFd::as_fd(&directory)).ok()
+}
+
+/// Recovers every transaction of `image` in `places`. The image's exclusive lock is held by the caller.
+pub fn recover(places: &[PathBuf], image: &Image) -> Result<Vec<(PathBuf, Recovered)>> {
+    let mut done = Vec::new();
+    for path in places.iter().flat_map(|p| directories(p)) {
+        let Some(state) = peek(&path) else { continue };
+        let unknown = state.id.is_empty() && belongs_beside(&path, image);
+        if state.root == image.identity() || unknown {
+            let what = recover_one(&path, image)?;
+            done.push((path, what));
+        }
+    }
+    Ok(done)
+}
+
+/// A directory without a state, killed in its first moments: ours when it lies beside this image and bears its name.
+fn belongs_beside(path: &Path, image: &Image) -> bool {
+    let beside = image.path().parent().map(|p| p.join(".dropcloth"));
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    path.parent() == beside.as_deref() && name.starts_with(&format!("{}.", super::printable(image.path())))
+}
+
+fn recover_one(path: &Path, image: &Image) -> Result<Recovered> {
+    let Some(transaction) = Transaction::take(path)? else { return Ok(Recovered::Busy) };
+    if let Some(name) = transaction.state.moved_to.clone() {
+        return commit::recover_moved(transaction, image, &name);
+    }
+    match journal::progress(transaction.directory())? {
+        Progress::Done => {
+            transaction.remove()?;
+            Ok(Recovered::Finished)
+        }
+        Progress::Decided(records) => {
+            commit::redo(&transaction, image, &records)
+                .doing(|| format!("cannot finish the interrupted commit in {}", path.display()))?;
+            transaction.remove()?;
+            Ok(Recovered::Finished)
+        }
+        Progress::Open if transaction.state.kept => Ok(Recovered::Kept),
+        Progress::Open => {
+            transaction.remove()?;
+            Ok(Recovered::Removed)
+        }
+    }
+}
+
+/// Finds one transaction: by its id in `places`, by its directory, or as the only one of the image `what` names.
+pub fn find(places: &[PathBuf], state: &Path, what: &str) -> Result<Transaction> {
+    let path = Path::new(what);
+    if path.join("state").is_file() {
+        return take(&std::fs::canonicalize(path)?);
+    }
+    let by_id = |path: &PathBuf| peek(path).is_some_and(|state| state.id == what);
+    if let Some(path) = places.iter().flat_map(|p| directories(p)).find(by_id) {
+        return take(&path);
+    }
+    if path.is_dir() {
+        let image = Image::open(path)?;
+        let found = list(&super::places(image.path(), state, None), Some(&image))?;
+        if let [only] = &found[..] {
+            return take(&only.path);
+        }
+        let ids: Vec<String> = found.iter().map(|t| format!("{} ({})", t.id, t.status)).collect();
+        return refuse(match ids.is_empty() {
+            true => Fault::new(format!("there is no transaction on {}", image.path().display())),
+            false => Fault::new(format!("there are {} transactions on {}", ids.len(), image.path().display()))
+                .hint(format!("Name one of them: {}.", ids.join(", "))),
+        });
+    }
+    refuse(
+        Fault::new(format!("there is no transaction {what:?}"))
+            .hint("Give the image's directory or the transaction's: `dropcloth list ROOT` shows them with their ids."),
+    )
+}
+
+fn take(path: &Path) -> Result<Transaction> {
+    match Transaction::take(path)? {
+        Some(transaction) => Ok(transaction),
+        None => refuse(
+            Fault::new(format!("the transaction {} is in use by a running step", path.display()))
+                .hint("Wait until that run has ended; `dropcloth list` shows it."),
+        ),
+    }
+}

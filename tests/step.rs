@@ -1,0 +1,433 @@
+//! A step in an image: what it sees, how it ends, and that nothing of dropcloth stays.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
+
+use support::{Field, assert_code, stderr, stdout, tree};
+
+#[test]
+fn a_step_that_changes_nothing_leaves_the_tree_as_it_was() {
+    needs_root!();
+    let field = Field::small();
+    let rich = r#"setfattr -n user.note -v x etc/passwd; setfacl -m u:1:rw etc/group; chattr +d etc/hosts; chmod 4755 bin/busybox
+        ln etc/passwd etc/passwd.link; mkfifo run/fifo; mknod dev/sda b 8 0; touch -d 1960-01-01T00:00:00.123456789 etc/hosts
+        setfacl -d -m u:1:rwx var; chmod 2750 var/lib; chown 7:8 var/lib; touch "$(printf 'etc/odd \377\\name')""#;
+    let made = std::process::Command::new("sh").arg("-ec").arg(rich).current_dir(&field.root).status().unwrap();
+    assert!(made.success());
+    let before = field.snapshot();
+    for mode in ["commit", "discard"] {
+        assert_code(&field.run(&["--mode", mode], "true"), 0);
+        tree::assert_same(&before, &field.snapshot(), mode);
+    }
+}
+
+#[test]
+fn what_a_step_writes_is_in_the_image_only_in_commit_mode() {
+    needs_root!();
+    let field = Field::small();
+    let before = field.snapshot();
+    assert_code(&field.run(&["--mode", "discard"], "echo x > /etc/new && cat /etc/new"), 0);
+    tree::assert_same(&before, &field.snapshot(), "discard");
+    assert_code(&field.run(&[], "echo x > /etc/new"), 0);
+    assert_eq!(std::fs::read_to_string(field.root.join("etc/new")).unwrap(), "x\n");
+}
+
+#[test]
+fn a_failed_step_leaves_the_image_as_it_was_and_passes_its_status() {
+    needs_root!();
+    let field = Field::small();
+    let before = field.snapshot();
+    let table = [
+        ("rm -rf /etc /usr; exit 3", 3),
+        ("echo > /etc/new; exit 255", 255),
+        ("rm /etc/passwd; kill -TERM $$", 128 + 15),
+        ("mv /var /gone; kill -KILL $$", 128 + 9),
+    ];
+    for (script, code) in table {
+        assert_code(&field.run(&[], script), code);
+        tree::assert_same(&before, &field.snapshot(), script);
+    }
+}
+
+#[test]
+fn commands_that_cannot_start_end_as_chroot_ends_them() {
+    needs_root!();
+    let field = Field::small();
+    std::fs::write(field.root.join("etc/script"), "echo ran by the shell\n").unwrap();
+    std::fs::set_permissions(field.root.join("etc/script"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    std::fs::write(field.root.join("etc/loader"), "#!/no/such/interpreter\n").unwrap();
+    std::fs::set_permissions(field.root.join("etc/loader"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    let before = field.snapshot();
+    let table = [
+        ("nonesuch", 127, "was not found in the image"),
+        ("/bin/nonesuch", 127, "was not found in the image"),
+        ("/etc/passwd", 126, "permission denied"),
+        ("/etc", 126, "it is a directory"),
+        ("/etc/loader", 126, "interpreter or dynamic loader is missing"),
+    ];
+    for (command, code, words) in table {
+        let output = field.run_command(&[], &[command]);
+        assert_code(&output, code);
+        assert!(stderr(&output).contains(words), "{command}: {}", stderr(&output));
+    }
+    let script = field.run_command(&[], &["/etc/script"]);
+    assert_code(&script, 0);
+    assert_eq!(stdout(&script), "ran by the shell\n");
+    tree::assert_same(&before, &field.snapshot(), "commands that cannot start");
+}
+
+#[test]
+fn the_environment_is_built_and_not_inherited() {
+    needs_root!();
+    let field = Field::small();
+    let output = field
+        .dropcloth(["run", "--env", "GIVEN=1", "--env", "PASSED", "./rootfs", "--", "env"])
+        .env("PIP_INDEX_URL", "http://evil.example/")
+        .env("UV_INDEX", "http://evil.example/")
+        .env("TMPDIR", "/nonexistent")
+        .env("VIRTUAL_ENV", "/venv")
+        .env("PASSED", "two")
+        .env("TERM", "vt100")
+        .output()
+        .unwrap();
+    assert_code(&output, 0);
+    let mut names: Vec<_> = stdout(&output).lines().map(|l| l.split('=').next().unwrap().to_owned()).collect();
+    names.sort();
+    assert_eq!(names, ["GIVEN", "HOME", "LANG", "LOGNAME", "PASSED", "PATH", "TERM", "USER"]);
+    assert!(stdout(&output).contains("HOME=/root\n"));
+}
+
+#[test]
+fn the_host_cannot_be_seen_or_reached() {
+    needs_root!();
+    let field = Field::small();
+    let secret = field.path().join("secret");
+    std::fs::write(&secret, "of the host").unwrap();
+    let script = format!(
+        "! cat {} && ! mount -t tmpfs none /mnt && ! ls /proc/1/root/ && ! ls /proc/1/fd/ && ! readlink /proc/1/exe && \
+         ! sh -c 'echo x > /proc/sys/kernel/hostname' && ! sh -c 'echo b > /proc/sysrq-trigger' && \
+         mknod /tmp/disk b 7 0 && ! dd if=/tmp/disk of=/dev/null count=1 && mknod /dev/disk b 7 0 && ! dd if=/dev/disk count=1 && \
+         test \"$(ls /proc/self/fd | wc -l)\" -le 4 && ! touch /sys/x",
+        secret.display()
+    );
+    let output = field.run(&["--mode", "discard"], &script);
+    assert_code(&output, 0);
+    std::fs::remove_file(secret).unwrap();
+}
+
+#[test]
+fn a_step_that_runs_proc_self_exe_gets_no_program_of_the_host() {
+    needs_root!();
+    let field = Field::small();
+    let script = field.root.join("etc/exe");
+    std::fs::write(&script, "#!/proc/self/exe\n").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let before = std::fs::read(support::binary()).unwrap();
+    // The program that the kernel finds at /proc/self/exe is the trampoline: with descriptor 3 closed it can only fail.
+    let output = field.run_command(&[], &["/etc/exe"]);
+    assert_ne!(output.status.code(), Some(0), "{}", stdout(&output));
+    assert!(!stdout(&output).contains("dropcloth") && !stderr(&output).contains("Usage"), "{}", stderr(&output));
+    assert_eq!(std::fs::read(support::binary()).unwrap(), before);
+}
+
+#[test]
+fn a_daemon_that_a_step_leaves_dies_with_it() {
+    needs_root!();
+    let field = Field::small();
+    let output = field
+        .run(&[], "(setsid sh -c 'exec >/dev/null 2>&1 </dev/null; cd /etc; sleep 600' &) ; sleep 0.2; pidof sleep");
+    assert_code(&output, 0);
+    assert!(!stdout(&output).trim().is_empty(), "the daemon ran");
+}
+
+#[test]
+fn the_hosts_resolver_is_seen_even_where_the_image_has_a_dangling_link() {
+    needs_root!();
+    let Ok(host) = std::fs::read("/etc/resolv.conf") else { return support::skip("the host has no /etc/resolv.conf") };
+    let field = Field::small();
+    let path = field.root.join("etc/resolv.conf");
+    for target in [None, Some("../run/systemd/resolve/stub-resolv.conf"), Some("/etc/hosts"), Some("../../../../run/r")]
+    {
+        if let Some(target) = target {
+            std::fs::remove_file(&path).unwrap();
+            std::os::unix::fs::symlink(target, &path).unwrap();
+        }
+        let before = field.snapshot();
+        let output = field.run(&[], "cat /etc/resolv.conf; echo broken > /etc/resolv.conf");
+        assert_code(&output, 0);
+        assert_eq!(output.stdout, host, "{target:?}");
+        assert!(stderr(&output).contains("which is laid over: its version is dropped"), "{}", stderr(&output));
+        tree::assert_same(&before, &field.snapshot(), &format!("{target:?}"));
+    }
+}
+
+#[test]
+fn a_resolver_file_that_the_step_replaces_by_a_link_is_kept() {
+    needs_root!();
+    let field = Field::small();
+    let script = "rm /etc/resolv.conf && ln -s ../run/resolv.conf /etc/resolv.conf";
+    assert_code(&field.run(&[], script), 0);
+    let target = std::fs::read_link(field.root.join("etc/resolv.conf")).unwrap();
+    assert_eq!(target.to_str(), Some("../run/resolv.conf"));
+    assert!(!field.root.join("run/resolv.conf").exists());
+}
+
+#[test]
+fn files_and_directories_of_the_user_are_laid_over_and_do_not_stay() {
+    needs_root!();
+    let field = Field::small();
+    let (file, directory) = (field.path().join("laid"), field.path().join("cache"));
+    std::fs::write(&file, "from the host").unwrap();
+    std::fs::create_dir(&directory).unwrap();
+    let lay = format!("/etc/hosts={}", file.display());
+    let new = format!("/srv/deep/file={}", file.display());
+    let bind = format!("{}:/var/cache/x", directory.display());
+    let read_only = format!("{}:/var/cache/ro:ro", directory.display());
+    let options = [
+        "--lay",
+        &lay,
+        "--lay",
+        &new,
+        "--bind",
+        &bind,
+        "--bind",
+        &read_only,
+        "--tmpfs",
+        "/scratch",
+        "--workdir",
+        "/scratch",
+    ];
+    let before = field.snapshot();
+    let script = "cat /etc/hosts /srv/deep/file && echo out > /var/cache/x/written && ! touch /var/cache/ro/no && \
+                  pwd && touch here && sed -i s/from/FROM/ /etc/hosts && rm /srv/deep/file";
+    let output = field.run(&options, script);
+    assert_code(&output, 0);
+    assert_eq!(stdout(&output), "from the hostfrom the host/scratch\n");
+    tree::assert_same(&before, &field.snapshot(), "overrides");
+    assert_eq!(std::fs::read_to_string(directory.join("written")).unwrap(), "out\n");
+    std::fs::remove_dir_all(directory).unwrap();
+    std::fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn a_step_can_run_as_another_user_of_the_image() {
+    needs_root!();
+    let field = Field::small();
+    let output = field.run(&["--user", "user"], "id -u; id -g; echo $HOME; ! touch /etc/no; touch /tmp/yes");
+    assert_code(&output, 0);
+    assert_eq!(stdout(&output), "1000\n1000\n/tmp\n");
+    let data = std::fs::metadata(field.root.join("tmp/yes")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&data), 1000);
+    let unknown = field.run(&["--user", "nobodyknows"], "true");
+    assert_code(&unknown, 125);
+    assert!(stderr(&unknown).contains("has no user"), "{}", stderr(&unknown));
+}
+
+#[test]
+fn an_empty_network_has_the_loopback_interface_and_no_other() {
+    needs_root!();
+    let field = Field::small();
+    let output = field.run(&["--network", "none", "--mode", "discard"], "cat /proc/net/dev | grep : | cut -d: -f1; ping -c1 -w1 127.0.0.1 >/dev/null 2>&1; ip link show lo | grep -c UP");
+    assert_code(&output, 0);
+    let words: Vec<String> = stdout(&output).split_whitespace().map(str::to_owned).collect();
+    assert_eq!(words, ["lo", "1"]);
+}
+
+#[test]
+fn a_kept_transaction_can_be_looked_at_committed_and_discarded() {
+    needs_root!();
+    let field = Field::small();
+    let before = field.snapshot();
+    let output = field.run(&["--on-failure", "keep"], "echo kept > /etc/kept; rm /etc/group; exit 4");
+    assert_code(&output, 4);
+    tree::assert_same(&before, &field.snapshot(), "kept");
+    let changes = field.dropcloth(["changes", "./rootfs"]).output().unwrap();
+    assert_code(&changes, 0);
+    assert!(stdout(&changes).contains("+ kept") && stdout(&changes).contains("- group"), "{}", stdout(&changes));
+    let list = field.dropcloth(["list", "./rootfs"]).output().unwrap();
+    assert!(stdout(&list).contains("kept"), "{}", stdout(&list));
+    // A later run leaves it alone.
+    assert_code(&field.run(&[], "true"), 0);
+    assert_code(&field.dropcloth(["commit", "./rootfs"]).output().unwrap(), 0);
+    assert_eq!(std::fs::read_to_string(field.root.join("etc/kept")).unwrap(), "kept\n");
+    assert!(!field.root.join("etc/group").exists());
+    assert_code(&field.run(&["--on-failure", "keep"], "echo > /etc/other; false"), 1);
+    assert_code(&field.dropcloth(["discard", "./rootfs"]).output().unwrap(), 0);
+    assert!(!field.root.join("etc/other").exists());
+}
+
+#[test]
+fn the_report_lists_every_change() {
+    needs_root!();
+    let field = Field::small();
+    let report = field.path().join("report.json");
+    let script = "mkdir /opt && echo 12345 > /opt/f && rm /etc/group && mv /var/lib /var/moved";
+    assert_code(&field.run(&["--report", report.to_str().unwrap()], script), 0);
+    let value: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&report).unwrap()).unwrap();
+    assert_eq!(
+        (value["fate"].as_str(), value["files"].as_u64(), value["bytes"].as_u64()),
+        (Some("committed"), Some(1), Some(6))
+    );
+    let list: Vec<(String, String)> = value["changes"]["list"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| (c["path"].as_str().unwrap().to_owned(), c["what"].as_str().unwrap().to_owned()))
+        .collect();
+    for (path, what) in [
+        ("/opt", "added"),
+        ("/opt/f", "added"),
+        ("/etc/group", "removed"),
+        ("/var/lib", "removed"),
+        ("/var/moved", "renamed"),
+    ] {
+        assert!(list.contains(&(path.to_owned(), what.to_owned())), "{path} {what}: {list:?}");
+    }
+    std::fs::remove_file(report).unwrap();
+}
+
+#[test]
+fn a_signal_to_the_runner_reaches_the_step_and_the_image_stays() {
+    needs_root!();
+    let field = Field::small();
+    let before = field.snapshot();
+    for (signal, handler, code) in [("TERM", "exit 7", 7), ("INT", "exit 8", 8), ("USR1", "exit 9", 9)] {
+        let script = format!("trap '{handler}' {signal}; rm -rf /etc; echo ready; while :; do sleep 0.05; done");
+        let mut child =
+            field.dropcloth(["run", "./rootfs", "--", "sh", "-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        kill(signal, child.id());
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{signal}");
+        tree::assert_same(&before, &field.snapshot(), signal);
+    }
+}
+
+#[test]
+fn a_killed_runner_takes_everything_with_it_and_the_next_run_clears_up() {
+    needs_root!();
+    let mut field = Field::small();
+    let before = field.snapshot();
+    let script = "rm -rf /etc; (setsid sleep 500 &); echo ready; sleep 500";
+    let mut child =
+        field.dropcloth(["run", "./rootfs", "--", "sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    kill("KILL", child.id());
+    child.wait().unwrap();
+    tree::assert_same(&before, &field.snapshot(), "killed");
+    wait_until_unlocked(&field);
+    let output = field.run(&[], "true");
+    assert_code(&output, 0);
+    assert!(stderr(&output).contains("removed the dead transaction"), "{}", stderr(&output));
+    tree::assert_same(&before, &field.snapshot(), "after the next run");
+    field.check_leaks();
+}
+
+/// The kernel kills the sandbox a moment after its supervisor: until then the image is locked.
+fn wait_until_unlocked(field: &Field) {
+    for _ in 0..200 {
+        if field.dropcloth(["recover", "./no-such-root"]).status().is_ok() {
+            let list = field.dropcloth(["list", "./rootfs"]).output().unwrap();
+            if !stdout(&list).contains("running") {
+                return;
+            }
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    panic!("the sandbox of a killed runner still runs");
+}
+
+fn kill(signal: &str, pid: u32) {
+    let status = std::process::Command::new("kill").args(["-s", signal, &pid.to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn two_runs_on_one_image_are_told_apart() {
+    needs_root!();
+    let field = Field::small();
+    let mut first = field
+        .dropcloth(["run", "./rootfs", "--", "sh", "-c", "echo ready; sleep 500"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(first.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let second = field.run(&[], "true");
+    kill("TERM", first.id());
+    first.wait().unwrap();
+    assert_code(&second, 125);
+    assert!(stderr(&second).contains("in use by another run"), "{}", stderr(&second));
+}
+
+#[test]
+fn this_machine_itself_can_be_tried_in_discard_mode_without_a_trace() {
+    needs_root!();
+    let field = Field::small();
+    let output = field
+        .dropcloth([
+            "run",
+            "--mode",
+            "discard",
+            "/",
+            "--",
+            "sh",
+            "-c",
+            "echo x > /etc/dropcloth-was-here && cat /etc/dropcloth-was-here",
+        ])
+        .output()
+        .unwrap();
+    assert_code(&output, 0);
+    assert_eq!(stdout(&output), "x\n");
+    assert!(!std::path::Path::new("/etc/dropcloth-was-here").exists());
+    let refused = field.dropcloth(["run", "/", "--", "true"]).output().unwrap();
+    assert_code(&refused, 125);
+    assert!(stderr(&refused).contains("--mode discard"), "{}", stderr(&refused));
+}
+
+#[test]
+fn a_scratch_directory_on_another_file_system_commits_by_copy() {
+    needs_root!();
+    let field = Field::small();
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let scratch = memory.path().join("scratch");
+    let script = "mkdir -p /opt/a && echo one > /opt/a/f && ln /opt/a/f /opt/a/g && rm /etc/group && mv /var/lib /var/moved && \
+                  chmod 700 /usr && rm -rf /usr/sbin && mkdir /usr/sbin && echo two > /usr/sbin/two && touch -d 2001-01-01 /opt";
+    assert_code(&field.run(&["--scratch", scratch.to_str().unwrap()], script), 0);
+    let control = Field::small();
+    assert_code(&control.run(&[], script), 0);
+    let differences: Vec<String> =
+        tree::diff(&control.snapshot(), &field.snapshot()).into_iter().filter(|d| !d.contains("mtime")).collect();
+    assert!(differences.is_empty(), "{differences:#?}");
+    assert!(!scratch.exists(), "the scratch directory goes with its last transaction");
+}
+
+#[test]
+fn a_root_that_is_a_mount_point_keeps_what_is_mounted_below_it() {
+    needs_root!();
+    let field = Field::small();
+    // In a mount namespace of the test's own: a tmpfs below the image, as a framework would have mounted it.
+    let script = format!(
+        "mount --make-rprivate / && mkdir -p rootfs/mnt && mount -t tmpfs none rootfs/mnt && echo in > rootfs/mnt/f && \
+         {bin} run ./rootfs -- sh -c 'cat /mnt/f && echo out > /mnt/g && echo c > /etc/committed' && cat rootfs/mnt/g && \
+         {bin} run --mode discard ./rootfs -- sh -c '! touch /mnt/no' && umount rootfs/mnt && rmdir rootfs/mnt",
+        bin = support::binary().display()
+    );
+    let output = std::process::Command::new("unshare")
+        .args(["-m", "sh", "-ec", &script])
+        .current_dir(field.path())
+        .output()
+        .unwrap();
+    assert_code(&output, 0);
+    assert_eq!(stdout(&output), "in\nout\n");
+    assert!(stderr(&output).contains("/mnt"), "the note names it: {}", stderr(&output));
+    assert!(field.root.join("etc/committed").exists());
+}
