@@ -11,7 +11,7 @@ pub mod uv_toml;
 
 use serde::Serialize;
 
-use crate::settings::Settings;
+use crate::settings::{Network, Settings};
 
 /// The official index, PEP 503. The setting `official_index` replaces it.
 pub const OFFICIAL_INDEX: &str = "https://pypi.org/simple";
@@ -57,7 +57,9 @@ impl Indexes {
                 list.push(Index { url, official: false });
             }
         }
-        let official = settings.use_official.value && !settings.offline.value;
+        // Without a network the official index is out of reach, and pip would try it for half a minute a package.
+        let offline = settings.offline.value || settings.network.value == Some(Network::None);
+        let official = settings.use_official.value && !offline;
         let url = settings.official_index.value.clone();
         if official && !list.iter().any(|i| i.url.trim_end_matches('/') == url.trim_end_matches('/')) {
             list.push(Index { url, official: true });
@@ -65,7 +67,7 @@ impl Indexes {
         let only_files = list.iter().all(|i| is_file(&i.url));
         Indexes {
             list,
-            offline: settings.offline.value,
+            offline,
             // A file is there or not: waiting for it to come is only slow.
             retries: settings.retries.value.or(only_files.then_some(0)),
             timeout: settings.timeout.value,

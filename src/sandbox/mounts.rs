@@ -1,6 +1,6 @@
 //! Mounts of the sandbox. Every target inside the image is opened without following a link, and mounted on by descriptor.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{OFlags, ResolveFlags};
@@ -77,24 +77,66 @@ pub fn merged_root(plan: &Plan, ground: &Ground, image: &Image) -> Result<OwnedF
         None => in_memory(plan, image)?,
     };
     let directory = |name: &[u8]| fs::open_dir(base.as_fd(), name);
-    let overlay = FsContext::open("overlay").doing(doing)?;
-    overlay.set("source", "dropcloth").doing(doing)?;
-    // The image is always the lowest layer: redirects in a middle layer would be followed (overlayfs.rst).
-    overlay.set_fd("lowerdir+", directory(b"scaffold")?.as_fd()).doing(doing)?;
-    overlay.set_fd("lowerdir+", image.directory()).doing(doing)?;
-    overlay.set_fd("upperdir", directory(b"upper")?.as_fd()).doing(doing)?;
-    overlay.set_fd("workdir", directory(b"work")?.as_fd()).doing(doing)?;
-    for (key, value) in [("redirect_dir", "on"), ("index", "on"), ("metacopy", "off"), ("uuid", "null")] {
-        overlay.set(key, value).doing(doing)?;
+    let layers = Layers {
+        scaffold: directory(b"scaffold").doing(doing)?,
+        upper: directory(b"upper").doing(doing)?,
+        work: directory(b"work").doing(doing)?,
+        image: image.directory(),
+    };
+    let attributes = overlay_attributes(plan);
+    let merged = match layers.mount(attributes) {
+        // KERNEL(6.5, 6.6): before, overlayfs has no "lowerdir+" and no "uuid=null". All layers in one string, by their
+        // descriptors' magic links, mean the same. See overlayfs.rst, "Multiple lower layers".
+        Err(error) if error.errno == libc::EINVAL => layers.mount_classic(attributes).map_err(|_| error),
+        other => other,
     }
-    // Without it, the unmount syncs the whole upper file system; a transaction needs nothing on the disk before commit.
-    overlay.flag("volatile").doing(doing)?;
-    let merged = overlay.mount(overlay_attributes(plan)).doing(doing)?;
+    .doing(doing)?;
     // KERNEL(6.15): mounts can be put onto a detached mount. Before, the root has to be attached somewhere first; the
     // transaction's own stage directory is empty and ours.
     let point = directory(b"stage")?;
     mount::attach(merged.as_fd(), point.as_fd()).doing(doing)?;
     Ok(merged)
+}
+
+/// The directories of one overlay.
+struct Layers<'a> {
+    scaffold: OwnedFd,
+    upper: OwnedFd,
+    work: OwnedFd,
+    image: BorrowedFd<'a>,
+}
+
+impl Layers<'_> {
+    fn mount(&self, attributes: Attr) -> SysResult<OwnedFd> {
+        let overlay = FsContext::open("overlay")?;
+        overlay.set("source", "dropcloth")?;
+        // The image is always the lowest layer: redirects in a middle layer would be followed (overlayfs.rst).
+        overlay.set_fd("lowerdir+", self.scaffold.as_fd())?;
+        overlay.set_fd("lowerdir+", self.image)?;
+        overlay.set_fd("upperdir", self.upper.as_fd())?;
+        overlay.set_fd("workdir", self.work.as_fd())?;
+        overlay.set("uuid", "null")?;
+        Layers::finish(overlay, attributes)
+    }
+
+    fn mount_classic(&self, attributes: Attr) -> SysResult<OwnedFd> {
+        let link = |fd: BorrowedFd<'_>| format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let overlay = FsContext::open("overlay")?;
+        overlay.set("source", "dropcloth")?;
+        overlay.set("lowerdir", &format!("{}:{}", link(self.scaffold.as_fd()), link(self.image)))?;
+        overlay.set("upperdir", &link(self.upper.as_fd()))?;
+        overlay.set("workdir", &link(self.work.as_fd()))?;
+        Layers::finish(overlay, attributes)
+    }
+
+    fn finish(overlay: FsContext, attributes: Attr) -> SysResult<OwnedFd> {
+        for (key, value) in [("redirect_dir", "on"), ("index", "on"), ("metacopy", "off")] {
+            overlay.set(key, value)?;
+        }
+        // Without it, the unmount syncs the whole upper file system; a transaction needs nothing on the disk before commit.
+        overlay.flag("volatile")?;
+        overlay.mount(attributes)
+    }
 }
 
 /// Overlayfs does not take over the attributes of its layers' mounts. nodev: a device node can be made in the image and cannot
