@@ -128,7 +128,14 @@ impl Walk<'_> {
             return Ok(Step::Down);
         }
         let at = self.stack.last().map_or(self.image.directory(), |(_, fd)| fd.as_fd());
-        let Some(stat) = fs::stat(at, &name)? else { return Ok(Step::Missing(name)) };
+        let stat = match fs::stat(at, &name) {
+            Ok(Some(stat)) => stat,
+            Ok(None) => return Ok(Step::Missing(name)),
+            Err(error) if error.errno == libc::EACCES => {
+                return Ok(Step::Obstacle(format!("{} may not be searched by this user", self.here(None))));
+            }
+            Err(error) => return Err(error.into()),
+        };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Symlink => {
                 let target = fs::readlink(at, &name)?;

@@ -26,7 +26,8 @@ pub fn build(plan: &Scaffold, image: &Image, transaction: BorrowedFd<'_>) -> Res
     }
     // The merged root shows the attributes of the upper's own root.
     let upper = fs::open_dir(transaction, b"upper")?;
-    clone_directory(image.directory(), upper.as_fd()).doing(|| "cannot copy the attributes of the image's root")
+    clone_directory(image.directory(), upper.as_fd(), Layer::Upper)
+        .doing(|| "cannot copy the attributes of the image's root")
 }
 
 fn write(scaffold: BorrowedFd<'_>, path: &Inside, entry: &Entry) -> Result<()> {
@@ -67,23 +68,33 @@ fn fill(file: &OwnedFd, content: &Content) -> Result<()> {
 fn clone_attributes(image: &Image, path: &Inside, scaffold: BorrowedFd<'_>) -> Result<()> {
     let source = fs::open_dir_below_mounts(image.directory(), path.bytes())?;
     let target = fs::open_dir_below(scaffold, path.bytes())?;
-    clone_directory(source.as_fd(), target.as_fd())
+    clone_directory(source.as_fd(), target.as_fd(), Layer::Scaffold)
 }
 
-/// Owner, mode, attributes, flags and times. `i` and `a` become the attribute under which overlayfs keeps them.
-fn clone_directory(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
+/// Which layer a directory is in: overlayfs looks for `i` and `a` in the attribute `protattr` of the upper, and in the inode
+/// itself of a lower.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Layer {
+    Scaffold,
+    Upper,
+}
+
+/// Owner, mode, attributes, times and flags, the last because `i` forbids the rest.
+fn clone_directory(source: BorrowedFd<'_>, target: BorrowedFd<'_>, layer: Layer) -> Result<()> {
     use crate::changes::marks::{COPIED_FLAGS, PROTECTED_FLAGS};
     copy_directory_attributes(source, target, Prefix::Trusted)?;
     let stat = fs::fstat(source)?;
     let (from, to) = (fs::flags(source)?.unwrap_or(0), fs::flags(target)?);
-    if let Some(to) = to.filter(|to| from & COPIED_FLAGS & !to != 0) {
-        fs::set_flags(target, to | from & COPIED_FLAGS)?;
-    }
-    if from & PROTECTED_FLAGS != 0 {
+    let protected = from & PROTECTED_FLAGS;
+    if protected != 0 && layer == Layer::Upper {
         let letters = [(fs::APPEND, b'a'), (fs::IMMUTABLE, b'i')];
         let value: Vec<u8> = letters.iter().filter(|(flag, _)| from & flag != 0).map(|(_, letter)| *letter).collect();
         xattr::set(target, b"", &Prefix::Trusted.name("protattr"), &value)?;
     }
     fs::set_times_of(target, Times::of(&stat))?;
-    Ok(())
+    let wanted = from & COPIED_FLAGS | if layer == Layer::Scaffold { protected } else { 0 };
+    match to.filter(|to| wanted & !to != 0) {
+        Some(to) => Ok(fs::set_flags(target, to | wanted)?),
+        None => Ok(()),
+    }
 }

@@ -52,7 +52,8 @@ pub fn list(places: &[PathBuf], image: Option<&Image>) -> Result<Vec<Listed>> {
     let mut found = Vec::new();
     for path in places.iter().flat_map(|p| directories(p)) {
         let Some(state) = peek(&path) else { continue };
-        if image.is_some_and(|i| i.identity() != state.root) {
+        // One without a state is just being made or was killed in its first moments: nobody can name it yet.
+        if state.id.is_empty() || image.is_some_and(|i| i.identity() != state.root) {
             continue;
         }
         let status = match Transaction::take(&path) {
