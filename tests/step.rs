@@ -297,7 +297,9 @@ fn a_signal_to_the_runner_reaches_the_step_and_the_image_stays() {
     needs_root!();
     let field = Field::small();
     let before = field.snapshot();
-    for (signal, handler, code) in [("TERM", "exit 7", 7), ("INT", "exit 8", 8), ("USR1", "exit 9", 9)] {
+    for (signal, handler, code) in
+        [("TERM", "exit 7", 7), ("INT", "exit 8", 8), ("USR1", "exit 9", 9), ("TERM", "exit 0", 128 + 15)]
+    {
         let script = format!("trap '{handler}' {signal}; rm -rf /etc; echo ready; while :; do sleep 0.05; done");
         let mut child =
             field.dropcloth(["run", "./rootfs", "--", "sh", "-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
@@ -455,4 +457,32 @@ fn the_overlay_is_laid_on_kernels_without_layers_by_descriptor() {
     assert!(std::fs::read_to_string(&log).unwrap().contains("INJECTED"), "the old kernel was played");
     assert!(field.root.join("var/moved").is_dir() && !field.root.join("etc/group").exists());
     std::fs::remove_file(log).unwrap();
+}
+
+#[test]
+fn many_runs_beside_each_other_do_not_disturb_one_another() {
+    needs_root!();
+    let field = Field::small();
+    let roots: Vec<String> = (0..6).map(|n| format!("./rootfs{n}")).collect();
+    for root in &roots {
+        support::copy(&field.root, &field.path().join(root));
+    }
+    // Each begins and ends many times, and the last one out takes the common directory of the transactions away.
+    std::thread::scope(|scope| {
+        for root in &roots {
+            let field = &field;
+            scope.spawn(move || {
+                for round in 0..8 {
+                    let script = format!("echo {round} >> /etc/rounds");
+                    let output = field.dropcloth(["run", root, "--", "sh", "-c", &script]).output().unwrap();
+                    assert_code(&output, 0);
+                }
+            });
+        }
+    });
+    for root in &roots {
+        let path = field.path().join(root);
+        assert_eq!(std::fs::read_to_string(path.join("etc/rounds")).unwrap(), "0\n1\n2\n3\n4\n5\n6\n7\n");
+        std::fs::remove_dir_all(path).unwrap();
+    }
 }

@@ -56,6 +56,12 @@ pub fn prepare(cli: &Cli, arguments: &RunArguments) -> Result<Prepared> {
     Ok(Prepared { settings, host, image, plan })
 }
 
+/// A line of dropcloth's own. A standard error that is closed is no reason to fail.
+pub fn say(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "dropcloth: {text}");
+}
+
 /// Where transactions can be: beside `image`, in the state directory, in the scratch directory.
 pub fn places(image: Option<&Path>, scratch: Option<&Path>) -> Vec<PathBuf> {
     let environment: BTreeMap<_, _> = std::env::vars_os().collect();

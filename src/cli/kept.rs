@@ -42,12 +42,12 @@ pub fn commit(_cli: &Cli, id: &str) -> Result<u8> {
     let (changes, records) = committing::scan(&transaction, &image)?;
     let (files, bytes) = changes.files();
     committing::commit(transaction, &image, &changes, records)?;
-    eprintln!(
-        "dropcloth: committed {}, {} to {}",
+    common::say(&format!(
+        "committed {}, {} to {}",
         text::counted(files, "file", "files"),
         text::bytes(bytes),
         image.path().display()
-    );
+    ));
     Ok(0)
 }
 
@@ -56,6 +56,6 @@ pub fn discard(_cli: &Cli, id: &str) -> Result<u8> {
     let transaction = find(id)?;
     let image = transaction.state.image.clone();
     transaction.remove()?;
-    eprintln!("dropcloth: discarded transaction {id}; {} is as it was", image.display());
+    common::say(&format!("discarded transaction {id}; {} is as it was", image.display()));
     Ok(0)
 }

@@ -23,7 +23,7 @@ pub fn list(_cli: &Cli, root: Option<&Path>, json: bool) -> Result<u8> {
     }
     if found.is_empty() {
         let places: Vec<String> = places.iter().map(|p| p.display().to_string()).collect();
-        eprintln!("dropcloth: no transactions in {}", places.join(", "));
+        common::say(&format!("no transactions in {}", places.join(", ")));
     }
     Ok(0)
 }

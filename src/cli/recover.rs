@@ -33,11 +33,11 @@ pub fn recover(_cli: &Cli, root: Option<&Path>) -> Result<u8> {
                 recover::Recovered::Kept => "left the kept transaction",
                 recover::Recovered::Busy => "left the running transaction",
             };
-            eprintln!("dropcloth: {text} {}", path.display());
+            common::say(&format!("{text} {}", path.display()));
         }
     }
     if nothing {
-        eprintln!("dropcloth: nothing to recover");
+        common::say("nothing to recover");
     }
     Ok(0)
 }

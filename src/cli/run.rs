@@ -3,7 +3,7 @@
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::args::{Cli, RunArguments};
-use super::common::{self, Prepared};
+use super::common::{self, Prepared, say};
 use crate::changes::marks::Prefix;
 use crate::changes::record::Record;
 use crate::changes::{Changes, Policy, commit};
@@ -101,7 +101,8 @@ fn step(prepared: &Prepared, transaction: Option<&Transaction>) -> Result<Outcom
 
 fn finish(prepared: &Prepared, transaction: Option<Transaction>, outcome: &Outcome, step_seconds: f64) -> Result<u8> {
     let plan = &prepared.plan;
-    let success = outcome.ended == Ended::Exited(0);
+    // Whoever interrupts dropcloth wants the step undone, even one that takes the signal for a good reason to end.
+    let success = outcome.ended == Ended::Exited(0) && outcome.interrupted.is_none();
     let started = Instant::now();
     let (changes, fate, id) = settle(prepared, transaction, success)?;
     let (files, bytes) = changes.files();
@@ -110,7 +111,7 @@ fn finish(prepared: &Prepared, transaction: Option<Transaction>, outcome: &Outco
         version: 1,
         image: plan.image.clone(),
         command: plan.command.iter().map(crate::plan::OsStringText::text).collect(),
-        exit_code: outcome.ended.code(),
+        exit_code: exit_code(outcome),
         signal: if let Ended::Signaled(signal) = outcome.ended { Some(signal) } else { None },
         fate,
         transaction: id,
@@ -127,11 +128,19 @@ fn finish(prepared: &Prepared, transaction: Option<Transaction>, outcome: &Outco
             "the step changed {path}, which is laid over: its version is dropped (when_changed: keep would keep it)"
         );
     }
-    eprintln!("dropcloth: {}", report::text::summary(&report));
+    say(&report::text::summary(&report));
     if let Some(path) = &prepared.settings.report.value {
         report::json::write(&report, path)?;
     }
     Ok(report.exit_code)
+}
+
+/// The step's own status; for one that ended well because dropcloth was interrupted, that signal's.
+fn exit_code(outcome: &Outcome) -> u8 {
+    match (outcome.ended, outcome.interrupted) {
+        (Ended::Exited(0), Some(signal)) => Ended::Signaled(signal).code(),
+        (ended, _) => ended.code(),
+    }
 }
 
 /// Commits, keeps or discards.

@@ -9,6 +9,7 @@ use super::refuse::Refusals;
 use super::{Python, host_dev};
 use crate::host::{Host, Source};
 use crate::image::Inside;
+use crate::image::inside::Place;
 use crate::image::survey::{Submount, Survey};
 use crate::pypi::MIRROR_MOUNT;
 use crate::settings::{Mode, Settings};
@@ -73,33 +74,11 @@ pub fn plan(
     }
     let mut add = |path: &Path, directory: bool, mode: u32, mount: Mount| {
         let Some(place) = survey.places.get(path) else { return };
-        if let Some(why) = &place.obstacle {
-            faults.add(
-                format!("nothing can be mounted at {}: {why}", path.display()),
-                "Choose another path, or mend the image.",
-            );
-        } else if place.path.is_root() {
-            faults.add(format!("{} is the root of the image", path.display()), "Mount at a directory below it.");
-        } else if place.entry.is_some_and(|e| e.directory != directory) {
-            let (is, takes) = if directory { ("not a directory", "a directory") } else { ("a directory", "a file") };
-            faults.add(
-                format!("{} of the image is {is}, and what is bound there is {takes}", path.display()),
-                "Choose another path.",
-            );
-        } else if let (None, Some(over)) = (place.entry, survey.submount_over(&place.path)) {
-            faults.add(
-                format!(
-                    "{} does not exist on the {} file system that is mounted at {} of the image",
-                    path.display(),
-                    over.kind,
-                    over.at
-                ),
-                format!("Make it there first with `mkdir -p`, or unmount {}.", over.at),
-            );
-        } else {
-            scaffold.point(place, directory, mode);
-            mounts.push(MountPlan { at: place.path.clone(), mount });
+        if let Some((what, hint)) = against(path, place, directory, survey) {
+            return faults.add(what, hint);
         }
+        scaffold.point(place, directory, mode);
+        mounts.push(MountPlan { at: place.path.clone(), mount });
     };
     if let Some(mirror) = python.and_then(|p| p.mirror.as_ref()) {
         add(Path::new(MIRROR_MOUNT), true, 0o755, Mount::Bind { source: mirror.clone(), read_only: true });
@@ -115,6 +94,35 @@ pub fn plan(
         temporary_directory(scaffold, survey);
     }
     mounts
+}
+
+/// What stands against a mount at `place`, and what to do about it.
+fn against(path: &Path, place: &Place, directory: bool, survey: &Survey) -> Option<(String, String)> {
+    let shown = path.display();
+    if let Some(why) = &place.obstacle {
+        return Some((
+            format!("nothing can be mounted at {shown}: {why}"),
+            "Choose another path, or mend the image.".to_owned(),
+        ));
+    }
+    if place.path.is_root() {
+        return Some((format!("{shown} is the root of the image"), "Mount at a directory below it.".to_owned()));
+    }
+    if place.entry.is_some_and(|e| e.directory != directory) {
+        let (is, takes) = if directory { ("not a directory", "a directory") } else { ("a directory", "a file") };
+        let what = format!("{shown} of the image is {is}, and what is bound there is {takes}");
+        return Some((what, "Choose another path.".to_owned()));
+    }
+    match (place.entry, survey.submount_over(&place.path)) {
+        (None, Some(over)) => Some((
+            format!(
+                "{shown} does not exist on the {} file system that is mounted at {} of the image",
+                over.kind, over.at
+            ),
+            format!("Make it there first with `mkdir -p`, or unmount {}.", over.at),
+        )),
+        _ => None,
+    }
 }
 
 /// /tmp made for a mount point below it has the mode of every /tmp.

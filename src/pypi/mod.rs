@@ -13,8 +13,6 @@ use serde::Serialize;
 
 use crate::settings::{Network, Settings};
 
-/// The official index, PEP 503. The setting `official_index` replaces it.
-pub const OFFICIAL_INDEX: &str = "https://pypi.org/simple";
 /// Where the local mirror is bound inside the image.
 pub const MIRROR_MOUNT: &str = "/tmp/pypi";
 /// The local mirror as an index.
@@ -126,7 +124,7 @@ pub(crate) mod tests {
     pub(crate) fn indexes(urls: &[&str], official: bool) -> Indexes {
         let mut list: Vec<Index> = urls.iter().map(|u| Index { url: (*u).to_owned(), official: false }).collect();
         if official {
-            list.push(Index { url: OFFICIAL_INDEX.to_owned(), official: true });
+            list.push(Index { url: crate::settings::OFFICIAL_INDEX.to_owned(), official: true });
         }
         Indexes { list, offline: !official, retries: None, timeout: None }
     }

@@ -92,7 +92,11 @@ mod tests {
         let all = parse(&text(&indexes(&["http://a/simple", "http://b/simple"], true)));
         for section in ["global", "install", "download", "wheel", "lock", "index", "list"] {
             assert_eq!(all[section]["index-url"], ["http://a/simple"], "{section}");
-            assert_eq!(all[section]["extra-index-url"], ["http://b/simple", super::super::OFFICIAL_INDEX], "{section}");
+            assert_eq!(
+                all[section]["extra-index-url"],
+                ["http://b/simple", crate::settings::OFFICIAL_INDEX],
+                "{section}"
+            );
             assert_eq!(all[section]["trusted-host"], ["a", "b"], "{section}");
         }
     }

@@ -23,6 +23,9 @@ pub struct Program {
 fn not_found(name: &OsStr, path: Option<&str>) -> Fault {
     let fault = Fault::new(format!("the command {} was not found in the image", name.display())).exit(Exit::NotFound);
     match path {
+        _ if name.as_bytes().starts_with(b"-") => {
+            fault.hint("Options of dropcloth stand before ROOT: `dropcloth run [OPTIONS] ROOT -- CMD`.")
+        }
         Some(path) => fault.hint(format!(
             "Install it in the image, or give its full path. The step's PATH is {path}; --env PATH=… changes it."
         )),

@@ -188,9 +188,11 @@ pub struct Settings {
 
 impl Settings {
     /// Whether the user asked for a mirror in any way (flag, variable or file setting, or offline); if not, a missing
-    /// default mirror directory is no error.
+    /// default mirror directory is no error. DIB_IMAGE_CACHE only says where caches are.
     pub fn mirror_asked_for(&self) -> bool {
-        [&self.mirror.origin, &self.indexes.origin, &self.offline.origin].iter().any(|o| **o != Origin::Default)
+        let cache = Origin::Environment("DIB_IMAGE_CACHE".to_owned());
+        let origins = [&self.mirror.origin, &self.indexes.origin, &self.offline.origin];
+        origins.into_iter().any(|origin| *origin != Origin::Default && *origin != cache)
     }
 }
 
@@ -216,6 +218,9 @@ pub struct Source<'a> {
     /// `--profile`.
     pub profile: Option<&'a str>,
 }
+
+/// The official index, PEP 503: the default of the setting `official_index`.
+pub const OFFICIAL_INDEX: &str = "https://pypi.org/simple";
 
 /// Seconds between a first INT or TERM and SIGKILL.
 const GRACE: u32 = 10;
@@ -267,7 +272,7 @@ fn defaults(environment: &Environment, home: &Path) -> Settings {
         on_failure: by_default(OnFailure::Discard),
         mirror: by_default(dib_env::image_cache(environment, home).join("pypi/mirror")),
         indexes: by_default(Vec::new()),
-        official_index: by_default(crate::pypi::OFFICIAL_INDEX.to_owned()),
+        official_index: by_default(OFFICIAL_INDEX.to_owned()),
         use_official: by_default(true),
         offline: by_default(false),
         retries: by_default(None),
@@ -404,5 +409,7 @@ mod tests {
         assert!(!settings.mirror_asked_for());
         let settings = resolved(Flags::default(), &[("DIB_IMAGE_CACHE", "/cache")]).unwrap();
         assert_eq!(settings.mirror.value, Path::new("/cache/pypi/mirror"));
+        assert!(!settings.mirror_asked_for());
+        assert!(resolved(Flags::default(), &[("DIB_OFFLINE", "1")]).unwrap().mirror_asked_for());
     }
 }

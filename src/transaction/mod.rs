@@ -48,9 +48,8 @@ impl Transaction {
     /// Makes the directory of a new transaction on `image` in `storage`; nothing of the image is touched.
     pub fn begin(image: &Image, storage: &Path, state: State) -> Result<Transaction> {
         let doing = || format!("cannot make a transaction in {}", storage.display());
-        let base = open_storage(storage).doing(doing)?;
         let name = format!("{}.{}", printable(image.path()), state.id);
-        fs::mkdir(base.as_fd(), name.as_bytes(), 0o700).doing(doing)?;
+        let base = make_in_storage(storage, name.as_bytes()).doing(doing)?;
         let directory = fs::open_dir(base.as_fd(), name.as_bytes()).doing(doing)?;
         let lock = fs::create(directory.as_fd(), b"lock", 0o600).doing(doing)?;
         if !fs::try_lock(lock.as_fd(), true).doing(doing)? {
@@ -120,6 +119,20 @@ pub fn new_id() -> Result<String> {
     let mut bytes = [0_u8; 4];
     rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// Makes `name` in the directory that holds transactions. That directory goes with its last transaction, so another run can
+/// take it away between our two calls: then it is made again.
+fn make_in_storage(storage: &Path, name: &[u8]) -> Result<OwnedFd> {
+    const TRIES: usize = 100;
+    for _ in 0..TRIES {
+        let base = open_storage(storage)?;
+        match fs::mkdir(base.as_fd(), name, 0o700) {
+            Err(error) if error.errno == libc::ENOENT => {}
+            other => return Ok(other.map(|()| base)?),
+        }
+    }
+    refuse(Fault::new(format!("{} vanishes as soon as it is made", storage.display())))
 }
 
 /// Opens the directory that holds transactions, made with mode 0700 when it is missing.
