@@ -13,6 +13,7 @@ use crate::report::{self, Fate, Report};
 use crate::sandbox::{self, Outcome, scaffold};
 use crate::settings::{Mode, OnFailure};
 use crate::sys::process::Ended;
+use crate::sys::signal::Signals;
 use crate::transaction::{self, State, Transaction, journal, recover};
 
 /// Runs the step and commits or discards it. Returns the step's exit status.
@@ -24,10 +25,11 @@ pub fn run(cli: &Cli, arguments: &RunArguments) -> Result<u8> {
     prepared.plan.notes.iter().for_each(|note| log::warn!("note: {note}"));
     log::info!("the plan\n{}", describe::text(&prepared.plan));
     transaction::lock_image(&prepared.image, prepared.plan.mode)?;
+    let signals = sandbox::hold_signals()?;
     sweep(&prepared)?;
     let transaction = begin(&prepared)?;
     let started = Instant::now();
-    let outcome = step(&prepared, transaction.as_ref());
+    let outcome = step(&prepared, transaction.as_ref(), signals);
     let step_seconds = started.elapsed().as_secs_f64();
     match outcome {
         Ok(outcome) => finish(&prepared, transaction, &outcome, step_seconds),
@@ -84,9 +86,9 @@ fn begin(prepared: &Prepared) -> Result<Option<Transaction>> {
     }
 }
 
-fn step(prepared: &Prepared, transaction: Option<&Transaction>) -> Result<Outcome> {
+fn step(prepared: &Prepared, transaction: Option<&Transaction>, signals: Signals) -> Result<Outcome> {
     let ground = sandbox::mounts::ground(&prepared.image, transaction)?;
-    let outcome = sandbox::run(&prepared.plan, &ground)?;
+    let outcome = sandbox::run(&prepared.plan, &ground, signals)?;
     match &outcome.lost {
         None => Ok(outcome),
         Some(error) => refuse(

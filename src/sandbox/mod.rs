@@ -24,7 +24,7 @@ use crate::plan::Plan;
 use crate::settings::Network;
 use crate::sys::mount;
 
-pub use supervise::{Outcome, run};
+pub use supervise::{Outcome, hold_signals, run};
 
 /// What init needs besides the plan: how to find the two directories again in its own mount namespace, and to be sure that
 /// they are the same.

@@ -26,18 +26,22 @@ pub struct Outcome {
     pub interrupted: Option<i32>,
 }
 
-/// Runs the step of `plan`. The process must have one thread.
-pub fn run(plan: &Plan, ground: &Ground) -> Result<Outcome> {
+/// Blocks the signals that are passed on to the step. To be called before anything is made that a signal's default, the end
+/// of this process, would leave behind; they stay blocked until dropcloth ends.
+pub fn hold_signals() -> Result<Signals> {
+    let mut watched = signal::FORWARDED.to_vec();
+    watched.push(libc::SIGCONT);
+    Ok(Signals::block(&watched)?)
+}
+
+/// Runs the step of `plan`. The process must have one thread, and `signals` held.
+pub fn run(plan: &Plan, ground: &Ground, signals: Signals) -> Result<Outcome> {
     let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     if plan.network == Network::None {
         namespaces |= libc::CLONE_NEWNET;
     }
     let trampoline = Trampoline::make()?;
-    let mut watched = signal::FORWARDED.to_vec();
-    watched.push(libc::SIGCONT);
     let (ours, theirs) = crate::sys::socket::pair()?;
-    // Blocked before the fork, so that none arrives between it and the first look.
-    let signals = Signals::block(&watched)?;
     let (pid, pidfd) = match process::clone_into(namespaces).doing(|| "cannot make the namespaces of the sandbox")? {
         Forked::Child => {
             drop(ours);
