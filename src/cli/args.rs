@@ -40,9 +40,12 @@ pub struct RunArguments {
     /// Flags.
     #[command(flatten)]
     pub flags: Flags,
+    /// Run in this open transaction (`dropcloth begin`) instead of one of the step's own; no ROOT then
+    #[arg(long = "in", value_name = "NAME")]
+    pub joined: Option<String>,
     /// The image: the root directory to run in
-    #[arg(value_name = "ROOT")]
-    pub root: PathBuf,
+    #[arg(value_name = "ROOT", required_unless_present = "joined")]
+    pub root: Option<PathBuf>,
     /// The command and its arguments; none: a shell
     #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<OsString>,
@@ -64,6 +67,18 @@ pub enum Verb {
         /// Print it as JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Open a transaction by name, for several steps: `run --in NAME`, then `commit NAME` or `discard NAME`
+    Begin {
+        /// Settings that say where it is kept.
+        #[command(flatten)]
+        flags: Box<Flags>,
+        /// Its name: letters, digits, `.`, `_` and `-`
+        #[arg(long, value_name = "NAME")]
+        name: String,
+        /// The image
+        #[arg(value_name = "ROOT")]
+        root: PathBuf,
     },
     /// Show what the step of a kept transaction changed
     Changes {

@@ -1,6 +1,7 @@
 //! What several verbs begin with: settings, host, image.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::args::{Cli, RunArguments};
@@ -9,7 +10,7 @@ use crate::host::Host;
 use crate::image::Image;
 use crate::image::survey::Survey;
 use crate::plan::{self, Plan};
-use crate::settings::{self, Environment, Settings};
+use crate::settings::{self, Environment, Flags, Settings};
 use crate::transaction;
 
 /// Everything up to the plan.
@@ -25,7 +26,7 @@ pub struct Prepared {
 }
 
 /// The home directory of whoever called, through sudo too: that is whose mirror is meant.
-pub fn home(environment: &BTreeMap<std::ffi::OsString, std::ffi::OsString>) -> PathBuf {
+pub fn home(environment: &BTreeMap<OsString, OsString>) -> PathBuf {
     let variable = |name: &str| environment.get(std::ffi::OsStr::new(name)).filter(|v| !v.is_empty());
     if nix::unistd::geteuid().is_root()
         && let Some(user) = variable("SUDO_USER").and_then(|u| u.to_str()).filter(|u| *u != "root")
@@ -38,21 +39,27 @@ pub fn home(environment: &BTreeMap<std::ffi::OsString, std::ffi::OsString>) -> P
 
 /// Reads settings, host and image, and makes the plan. Nothing is changed.
 pub fn prepare(cli: &Cli, arguments: &RunArguments) -> Result<Prepared> {
+    let root = arguments.root.as_deref().unwrap_or(Path::new("."));
+    prepare_in(cli, &arguments.flags, root, &arguments.command)
+}
+
+/// The same with the parts of the arguments.
+pub fn prepare_in(cli: &Cli, flags: &Flags, root: &Path, command: &[OsString]) -> Result<Prepared> {
     let cwd = std::env::current_dir().doing(|| "cannot tell the working directory")?;
     let environment: BTreeMap<_, _> = std::env::vars_os().collect();
     let home = home(&environment);
     let settings = settings::resolve(
-        &arguments.flags,
+        flags,
         &settings::Source { config: cli.config.as_deref(), profile: cli.profile.as_deref() },
         &Environment(environment.clone()),
         &home,
         &cwd,
     )?;
-    let image = Image::open(&arguments.root)?;
+    let image = Image::open(root)?;
     let host = Host::look(&settings, &cwd, environment);
     let user = settings.user.value.clone();
     let survey = Survey::take(&image, user.as_deref(), |account| plan::wanted(&settings, account))?;
-    let plan = plan::build(&settings, &host, &survey, &arguments.command)?;
+    let plan = plan::build(&settings, &host, &survey, command)?;
     Ok(Prepared { settings, host, image, plan })
 }
 

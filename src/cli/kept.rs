@@ -9,7 +9,8 @@ use crate::report::text;
 use crate::settings::Mode;
 use crate::transaction::{self, Transaction, recover};
 
-fn find(what: &str) -> Result<Transaction> {
+/// The transaction called `what`: by id, name, image or directory.
+pub fn find(what: &str) -> Result<Transaction> {
     let environment = std::env::vars_os().collect();
     let state = crate::host::state_directory(nix::unistd::geteuid().as_raw(), &environment);
     recover::find(&common::places(None, None), &state, what)
@@ -18,6 +19,8 @@ fn find(what: &str) -> Result<Transaction> {
 fn open(id: &str) -> Result<(Transaction, Image)> {
     let transaction = find(id)?;
     let image = Image::reopen(&transaction.state.image, transaction.state.root)?;
+    // A step that was killed left the copy of what stood before it.
+    transaction.take_back()?;
     Ok((transaction, image))
 }
 

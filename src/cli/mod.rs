@@ -4,6 +4,7 @@ pub mod args;
 pub mod common;
 pub mod kept;
 pub mod list;
+pub mod named;
 pub mod plan;
 pub mod recover;
 pub mod run;
@@ -26,7 +27,11 @@ pub fn main() -> Result<u8> {
     };
     log_to_stderr(cli.verbose);
     match &cli.verb {
-        Verb::Run(arguments) | Verb::Shell(arguments) => run::run(&cli, arguments),
+        Verb::Run(arguments) | Verb::Shell(arguments) => match &arguments.joined {
+            Some(name) => named::run(&cli, arguments, name),
+            None => run::run(&cli, arguments),
+        },
+        Verb::Begin { flags, name, root } => named::begin(&cli, flags, name, root),
         Verb::Plan { arguments, json } => plan::plan(&cli, arguments, *json),
         Verb::Changes { id, json } => kept::changes(&cli, id, *json),
         Verb::Discard { id } => kept::discard(&cli, id),

@@ -43,7 +43,7 @@ pub fn run(cli: &Cli, arguments: &RunArguments) -> Result<u8> {
 }
 
 /// Finishes or removes what dead runners left on this image.
-fn sweep(prepared: &Prepared) -> Result<()> {
+pub fn sweep(prepared: &Prepared) -> Result<()> {
     if prepared.plan.mode != Mode::Commit {
         return Ok(());
     }
@@ -59,24 +59,30 @@ fn sweep(prepared: &Prepared) -> Result<()> {
     Ok(())
 }
 
-fn begin(prepared: &Prepared) -> Result<Option<Transaction>> {
+/// The state of a new transaction.
+pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
     let plan = &prepared.plan;
-    let Some(storage) = transaction::storage_path(&plan.storage) else { return Ok(None) };
-    let state = State {
+    Ok(State {
         version: journal::VERSION,
         id: transaction::new_id()?,
         image: plan.image.clone(),
         root: prepared.image.identity(),
         mode: plan.mode,
-        kept: false,
+        kept: name.is_some(),
+        name: name.map(str::to_owned),
         pid: std::process::id(),
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         policy: Policy::of(&plan.scaffold),
         prefix: Prefix::Trusted,
         moved_to: None,
         root_times: None,
-    };
-    let transaction = Transaction::begin(&prepared.image, storage, state)?;
+    })
+}
+
+fn begin(prepared: &Prepared) -> Result<Option<Transaction>> {
+    let plan = &prepared.plan;
+    let Some(storage) = transaction::storage_path(&plan.storage) else { return Ok(None) };
+    let transaction = Transaction::begin(&prepared.image, storage, new_state(prepared, None)?)?;
     match scaffold::build(&plan.scaffold, &prepared.image, transaction.directory()) {
         Ok(()) => Ok(Some(transaction)),
         Err(error) => {
@@ -86,7 +92,8 @@ fn begin(prepared: &Prepared) -> Result<Option<Transaction>> {
     }
 }
 
-fn step(prepared: &Prepared, transaction: Option<&Transaction>, signals: Signals) -> Result<Outcome> {
+/// Runs the step; data that the kernel lost on the way is an error.
+pub fn step(prepared: &Prepared, transaction: Option<&Transaction>, signals: Signals) -> Result<Outcome> {
     let ground = sandbox::mounts::ground(&prepared.image, transaction)?;
     let outcome = sandbox::run(&prepared.plan, &ground, signals)?;
     match &outcome.lost {
@@ -102,11 +109,22 @@ fn step(prepared: &Prepared, transaction: Option<&Transaction>, signals: Signals
 }
 
 fn finish(prepared: &Prepared, transaction: Option<Transaction>, outcome: &Outcome, step_seconds: f64) -> Result<u8> {
-    let plan = &prepared.plan;
-    // Whoever interrupts dropcloth wants the step undone, even one that takes the signal for a good reason to end.
-    let success = outcome.ended == Ended::Exited(0) && outcome.interrupted.is_none();
+    let success = succeeded(outcome);
     let started = Instant::now();
     let (changes, fate, id) = settle(prepared, transaction, success)?;
+    tell(prepared, outcome, changes, fate, id, (step_seconds, started.elapsed().as_secs_f64()))
+}
+
+/// Reports, and returns the exit status.
+pub fn tell(
+    prepared: &Prepared,
+    outcome: &Outcome,
+    changes: Changes,
+    fate: Fate,
+    transaction: Option<String>,
+    (step_seconds, commit_seconds): (f64, f64),
+) -> Result<u8> {
+    let plan = &prepared.plan;
     let (files, bytes) = changes.files();
     let dropped = changes.dropped.clone();
     let report = Report {
@@ -116,9 +134,9 @@ fn finish(prepared: &Prepared, transaction: Option<Transaction>, outcome: &Outco
         exit_code: exit_code(outcome),
         signal: if let Ended::Signaled(signal) = outcome.ended { Some(signal) } else { None },
         fate,
-        transaction: id,
+        transaction,
         step_seconds,
-        commit_seconds: started.elapsed().as_secs_f64(),
+        commit_seconds,
         files,
         bytes,
         changes,
@@ -135,6 +153,11 @@ fn finish(prepared: &Prepared, transaction: Option<Transaction>, outcome: &Outco
         report::json::write(&report, path)?;
     }
     Ok(report.exit_code)
+}
+
+/// Whoever interrupts dropcloth wants the step undone, even one that takes the signal for a good reason to end.
+pub fn succeeded(outcome: &Outcome) -> bool {
+    outcome.ended == Ended::Exited(0) && outcome.interrupted.is_none()
 }
 
 /// The step's own status; for one that ended well because dropcloth was interrupted, that signal's.

@@ -22,8 +22,12 @@ pub enum Fate {
     Discarded,
     /// Thrown away, because the step failed.
     DiscardedOnFailure,
-    /// Kept in the transaction.
+    /// Kept in the transaction of a step that failed.
     Kept,
+    /// In the named transaction, with those of its other steps.
+    Joined,
+    /// A failed step of a named transaction: the other steps' are still in it.
+    TakenBack,
 }
 
 /// One run.

@@ -20,6 +20,15 @@ pub fn summary(report: &Report) -> String {
         Fate::DiscardedOnFailure => {
             format!("the step {}; discarded what it wrote, {image} is as it was", failure(report))
         }
+        Fate::Joined => format!(
+            "the transaction {} holds {amount}{removed} ({seconds:.1} s)",
+            report.transaction.as_deref().unwrap_or_default()
+        ),
+        Fate::TakenBack => format!(
+            "the step {}; what it wrote is taken back, the earlier steps of the transaction {} stay",
+            failure(report),
+            report.transaction.as_deref().unwrap_or_default()
+        ),
         Fate::Kept => format!(
             "the step {}; kept its transaction {id} with {amount}{removed}: `dropcloth changes {id}`, `dropcloth discard {id}`",
             failure(report),

@@ -13,6 +13,15 @@ use crate::sys::xattr;
 
 /// Writes the entries of `plan` below `transaction/scaffold`, and gives upper and scaffold the attributes of the image's root.
 pub fn build(plan: &Scaffold, image: &Image, transaction: BorrowedFd<'_>) -> Result<()> {
+    build_again(plan, image, transaction)?;
+    // The merged root shows the attributes of the upper's own root.
+    let upper = fs::open_dir(transaction, b"upper")?;
+    clone_directory(image.directory(), upper.as_fd(), Layer::Upper)
+        .doing(|| "cannot copy the attributes of the image's root")
+}
+
+/// The same over an upper that steps have written to: its root stays as they left it.
+pub fn build_again(plan: &Scaffold, image: &Image, transaction: BorrowedFd<'_>) -> Result<()> {
     let scaffold = fs::open_dir(transaction, b"scaffold")?;
     for (path, entry) in &plan.entries {
         write(scaffold.as_fd(), path, entry).doing(|| format!("cannot prepare the override of {path}"))?;
@@ -24,10 +33,7 @@ pub fn build(plan: &Scaffold, image: &Image, transaction: BorrowedFd<'_>) -> Res
                 .doing(|| format!("cannot copy the attributes of {path} of the image"))?;
         }
     }
-    // The merged root shows the attributes of the upper's own root.
-    let upper = fs::open_dir(transaction, b"upper")?;
-    clone_directory(image.directory(), upper.as_fd(), Layer::Upper)
-        .doing(|| "cannot copy the attributes of the image's root")
+    Ok(())
 }
 
 fn write(scaffold: BorrowedFd<'_>, path: &Inside, entry: &Entry) -> Result<()> {

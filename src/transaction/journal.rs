@@ -37,6 +37,9 @@ pub struct State {
     pub mode: Mode,
     /// Kept on purpose (`--on-failure keep`): no later run removes it.
     pub kept: bool,
+    /// Its name, when it was begun by name.
+    #[serde(default)]
+    pub name: Option<String>,
     /// Process id of the runner, for people.
     pub pid: u32,
     /// Seconds since 1970 when it began.
@@ -98,6 +101,7 @@ impl State {
             root: Identity { device: 0, inode: 0 },
             mode: Mode::Discard,
             kept: false,
+            name: None,
             pid: 0,
             started: 0,
             policy: Policy::default(),

@@ -1,5 +1,6 @@
 //! The transaction: a directory beside the image with upper, work, scaffold and journal, held by locks while it is in use.
 
+pub mod checkpoint;
 pub mod journal;
 pub mod recover;
 

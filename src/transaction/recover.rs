@@ -64,7 +64,7 @@ pub fn list(places: &[PathBuf], image: Option<&Image>) -> Result<Vec<Listed>> {
             Err(error) => return Err(error),
         };
         found.push(Listed {
-            id: state.id,
+            id: state.name.unwrap_or(state.id),
             path,
             image: state.image,
             status: status.to_owned(),
@@ -131,7 +131,8 @@ pub fn find(places: &[PathBuf], state: &Path, what: &str) -> Result<Transaction>
     if path.join("state").is_file() {
         return take(&std::fs::canonicalize(path)?);
     }
-    let by_id = |path: &PathBuf| peek(path).is_some_and(|state| state.id == what);
+    let called = |state: State| state.id == what || state.name.as_deref() == Some(what);
+    let by_id = |path: &PathBuf| peek(path).is_some_and(called);
     if let Some(path) = places.iter().flat_map(|p| directories(p)).find(by_id) {
         return take(&path);
     }

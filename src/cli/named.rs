@@ -1,0 +1,114 @@
+//! `dropcloth begin` and `dropcloth run --in`: several steps in one transaction.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Instant;
+
+use super::args::{Cli, RunArguments};
+use super::common::{self, Prepared, say};
+use super::{kept, run as single};
+use crate::changes::{Policy, commit};
+use crate::error::{Fault, Result, refuse};
+use crate::report::{Fate, json};
+use crate::sandbox::{self, scaffold};
+use crate::settings::{Flags, Mode};
+use crate::transaction::{self, Transaction, recover};
+
+/// Opens a transaction that several steps write to.
+pub fn begin(cli: &Cli, flags: &Flags, name: &str, root: &Path) -> Result<u8> {
+    check_name(name)?;
+    let prepared = common::prepare_in(cli, flags, root, &[])?;
+    let Some(storage) =
+        transaction::storage_path(&prepared.plan.storage).filter(|_| prepared.plan.mode == Mode::Commit)
+    else {
+        return refuse(
+            Fault::new("a transaction that is discarded in any case needs no name")
+                .hint("Leave --mode discard out, or run the steps one by one with `dropcloth run --mode discard`."),
+        );
+    };
+    transaction::lock_image(&prepared.image, Mode::Commit)?;
+    let signals = sandbox::hold_signals()?;
+    single::sweep(&prepared)?;
+    let places = transaction::places(prepared.image.path(), &prepared.host.state, Some(storage));
+    if recover::list(&places, None)?.iter().any(|t| t.id == name) {
+        return refuse(
+            Fault::new(format!("there is a transaction {name:?} already")).hint(format!(
+                "Go on with `dropcloth run --in {name} -- …`, or end it with `dropcloth discard {name}`."
+            )),
+        );
+    }
+    let state = single::new_state(&prepared, Some(name))?;
+    let transaction = Transaction::begin(&prepared.image, storage, state)?;
+    scaffold::build(&prepared.plan.scaffold, &prepared.image, transaction.directory())?;
+    drop(signals);
+    say(&format!("began the transaction {name} on {}", prepared.image.path().display()));
+    Ok(0)
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if !name.is_empty() && name.len() <= 64 && name.chars().all(plain) {
+        return Ok(());
+    }
+    refuse(
+        Fault::new(format!("{name:?} cannot be the name of a transaction"))
+            .hint("Use up to 64 letters, digits, dots, underscores and hyphens: --name step-1."),
+    )
+}
+
+/// Runs one more step in an open transaction. A failed one is taken back; the earlier ones stay.
+pub fn run(cli: &Cli, arguments: &RunArguments, name: &str) -> Result<u8> {
+    let mut transaction = kept::find(name)?;
+    let root = transaction.state.image.clone();
+    // Without ROOT, the first word is the command's.
+    let first = arguments.root.iter().map(|word| word.clone().into_os_string());
+    let command: Vec<OsString> = first.chain(arguments.command.iter().cloned()).collect();
+    let prepared = common::prepare_in(cli, &arguments.flags, &root, &command)?;
+    if prepared.image.identity() != transaction.state.root {
+        return refuse(
+            Fault::new(format!("{} is not the directory that the transaction {name} was begun on", root.display()))
+                .hint(format!("Move the image back to where it was, or `dropcloth discard {name}`.")),
+        );
+    }
+    if let Some(path) = &prepared.settings.report.value {
+        json::check(path)?;
+    }
+    prepared.plan.notes.iter().for_each(|note| log::warn!("note: {note}"));
+    transaction::lock_image(&prepared.image, Mode::Commit)?;
+    let signals = sandbox::hold_signals()?;
+    lay_again(&mut transaction, &prepared)?;
+    let started = Instant::now();
+    let outcome = match single::step(&prepared, Some(&transaction), signals) {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            transaction.take_back()?;
+            return Err(error);
+        }
+    };
+    let step_seconds = started.elapsed().as_secs_f64();
+    let started = Instant::now();
+    let fate = if single::succeeded(&outcome) {
+        transaction.keep_step()?;
+        Fate::Joined
+    } else {
+        transaction.take_back()?;
+        Fate::TakenBack
+    };
+    let (changes, _) = commit::scan(&transaction, &prepared.image)?;
+    let seconds = (step_seconds, started.elapsed().as_secs_f64());
+    single::tell(&prepared, &outcome, changes, fate, Some(name.to_owned()), seconds)
+}
+
+/// Everything as at the beginning of the first step, but over what the earlier steps wrote.
+fn lay_again(transaction: &mut Transaction, prepared: &Prepared) -> Result<()> {
+    transaction.take_back()?;
+    transaction.prepare_mount()?;
+    scaffold::build_again(&prepared.plan.scaffold, &prepared.image, transaction.directory())?;
+    // What an earlier step's overrides left in the upper is no more the image's business than this step's.
+    let policy = Policy::of(&prepared.plan.scaffold);
+    transaction.state.policy.overrides.extend(policy.overrides);
+    transaction.state.policy.made.extend(policy.made);
+    transaction.state.pid = std::process::id();
+    transaction.state.save(transaction.directory())?;
+    transaction.checkpoint()
+}
