@@ -17,7 +17,7 @@ fn requirements() -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-fn offline<'a>(mirror: &'a str) -> Vec<&'a str> {
+fn offline(mirror: &str) -> Vec<&str> {
     vec!["--network", "none", "--mirror", mirror, "--env", "PYTHONDONTWRITEBYTECODE=1"]
 }
 
@@ -137,9 +137,10 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        let server = Server(child, format!("http://127.0.0.1:{port}"));
         for _ in 0..200 {
             if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Server(child, format!("http://127.0.0.1:{port}"));
+                return server;
             }
             std::thread::park_timeout(std::time::Duration::from_millis(50));
         }
