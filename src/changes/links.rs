@@ -8,10 +8,12 @@ use rustix::fs::FileType;
 
 use super::marks;
 use super::record::{Record, Restore};
-use super::scan::Scan;
+use super::restore::Inherited;
+use super::scan::{Found, Scan};
 use crate::error::Result;
 use crate::image::Inside;
 use crate::sys::fs::{self, Times};
+use crate::sys::handle;
 
 struct Indexed {
     name: String,
@@ -38,8 +40,9 @@ pub(super) fn plan(scan: &Scan<'_>) -> Result<Vec<Record>> {
         }
         let name = String::from_utf8_lossy(&entry.name).into_owned();
         if let Some(key) = key_of(&name) {
-            let (set, _) = scan.escaped(index.as_fd(), &entry.name)?;
-            known.insert(key, Indexed { name, inode: stat.st_ino, restore: Restore { set, flags: 0, project: 0 } });
+            let found = Found { upper: index.as_fd(), name: &entry.name, stat: &stat };
+            let (restore, _) = scan.restore(found, Inherited::default())?;
+            known.insert(key, Indexed { name, inode: stat.st_ino, restore });
         }
     }
     let mut records = Vec::new();
@@ -71,7 +74,7 @@ fn walk(
         if stat.st_nlink < 2 {
             continue;
         }
-        let Some((kind, handle)) = fs::file_handle(directory, &entry.name)? else { continue };
+        let Some((kind, handle)) = handle::of(directory, &entry.name)? else { continue };
         let handle: String = handle.iter().map(|b| format!("{b:02x}")).collect();
         let Some(indexed) = known.get(&(kind, handle)) else { continue };
         if let Some(at) = visible(scan, &here)? {

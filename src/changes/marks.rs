@@ -65,6 +65,14 @@ pub fn redirect_source(redirect: &[u8], parent: Option<&crate::image::Inside>) -
     }
 }
 
+/// Type and bytes of the file handle in an `origin` attribute; none: the file system of the image has no handles, or this
+/// one cannot name it. `struct ovl_fb`, fs/overlayfs/overlayfs.h: version, magic, length, flags, type (a byte each),
+/// uuid (16 bytes), handle.
+pub fn handle(origin: &[u8]) -> Option<(u8, &[u8])> {
+    let known = origin.first() == Some(&0) && origin.get(1) == Some(&0xfb);
+    if known { Some((*origin.get(4)?, origin.get(21..).filter(|bytes| !bytes.is_empty())?)) } else { None }
+}
+
 /// The inode flags (`i`, `a`) in a `protattr` value.
 pub fn protected(value: &[u8]) -> u32 {
     let bit = |letter: u8, flag: u32| if value.contains(&letter) { flag } else { 0 };
@@ -94,6 +102,8 @@ pub const PROTECTED_FLAGS: u32 = 0x10 | 0x20;
 /// Flags that a new entry inherits from its directory, on the file systems that do that.
 pub const INHERITED_FLAGS: u32 =
     0x1 | 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x4000 | 0x8000 | 0x1_0000 | 0x80_0000 | 0x2000_0000;
+/// New entries get the project id of the directory (`P`).
+pub const PROJECT_INHERIT: u32 = 0x2000_0000;
 /// Flags that only a directory can have (`D`, `T`).
 pub const DIRECTORY_FLAGS: u32 = 0x1_0000 | 0x2_0000;
 
@@ -120,6 +130,15 @@ mod tests {
         ];
         for (name, expected) in table {
             assert_eq!(Prefix::Trusted.read(name), expected, "{}", name.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn the_handle_of_an_origin_is_behind_the_uuid() {
+        let origin = [&[0, 0xfb, 29, 0, 0x81][..], &[7; 16], b"12345678"].concat();
+        assert_eq!(handle(&origin), Some((0x81, &b"12345678"[..])));
+        for other in [&b""[..], b"y", &origin[..21], &origin[1..]] {
+            assert_eq!(handle(other), None);
         }
     }
 

@@ -5,8 +5,10 @@ pub mod copy;
 pub mod discard;
 pub mod links;
 pub mod marks;
+mod overrides;
 pub mod record;
 pub mod redo;
+mod restore;
 pub mod scan;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -106,8 +106,8 @@ pub enum Record {
         at: Inside,
         /// Entries below it that carry attributes of overlayfs, or need something restored.
         entries: Vec<(Inside, Restore)>,
-        /// Whiteouts below it, which mean nothing in a directory that is new.
-        whiteouts: Vec<Inside>,
+        /// Whiteouts below it, which mean nothing in a directory that is new, and the times of their directories.
+        whiteouts: Vec<(Inside, Times)>,
     },
     /// Copies owner, mode, attributes and flags of an upper directory to the image's, and sets the recorded times.
     Meta {

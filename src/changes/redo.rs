@@ -30,8 +30,9 @@ pub struct Redo<'a> {
     last_upper: Option<(Inside, OwnedFd)>,
 }
 
+/// Whether a directory on the way is gone, or is another kind of entry by now (ELOOP: a symbolic link).
 fn missing(error: &SysError) -> bool {
-    [libc::ENOENT, libc::ENOTDIR].contains(&error.errno)
+    [libc::ENOENT, libc::ENOTDIR, libc::ELOOP].contains(&error.errno)
 }
 
 impl<'a> Redo<'a> {
@@ -189,19 +190,17 @@ impl<'a> Redo<'a> {
         self.scrub(directory.as_fd(), name, restore)
     }
 
-    fn scrub_tree(&mut self, at: &Inside, entries: &[(Inside, Restore)], whiteouts: &[Inside]) -> Result<()> {
-        let inside = |below: &Inside| if below.is_root() { at.clone() } else { at.join(below.bytes()) };
-        for below in whiteouts {
-            let path = inside(below);
+    fn scrub_tree(&mut self, at: &Inside, entries: &[(Inside, Restore)], whiteouts: &[(Inside, Times)]) -> Result<()> {
+        for (below, times) in whiteouts {
+            let path = at.join(below.bytes());
             let (directory, name) = self.above(&path)?;
-            let stat = fs::fstat(directory.as_fd())?;
             if fs::stat(directory.as_fd(), name)?.is_some_and(|s| marks::is_whiteout(&s)) {
                 fs::unlink(directory.as_fd(), name)?;
-                fs::set_times_of(directory.as_fd(), Times::of(&stat))?;
             }
+            fs::set_times_of(directory.as_fd(), *times)?;
         }
         for (below, restore) in entries {
-            let path = inside(below);
+            let path = at.join(below.bytes());
             let (directory, name) = self.above(&path)?;
             self.scrub(directory.as_fd(), name, restore)?;
         }
@@ -211,6 +210,8 @@ impl<'a> Redo<'a> {
     /// Strips what overlayfs wrote and puts back what it could not carry.
     fn scrub(&self, directory: BorrowedFd<'_>, name: &[u8], restore: &Restore) -> Result<()> {
         let Some(stat) = fs::stat(directory, name)? else { return Ok(()) };
+        // Set already where this is done again after the Protect records.
+        clear_protection(directory, name)?;
         for attribute in xattr::list(directory, name)? {
             if self.prefix.read(&attribute) != Attribute::Plain {
                 xattr::remove(directory, name, &attribute)?;

@@ -8,12 +8,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{FileType, Stat};
 
-use super::marks::{self, Attribute, Prefix};
-use super::record::{Attributes, Hex, Record, Restore};
+use super::marks::{self, Prefix};
+use super::record::{Record, Restore};
+use super::restore::Inherited;
 use super::{Change, Changes, Kind, Policy, What, links};
 use crate::error::{Doing, Result};
 use crate::image::Inside;
-use crate::settings::WhenChanged;
 use crate::sys::fs::{self, Times};
 use crate::sys::xattr;
 
@@ -44,13 +44,38 @@ pub fn scan(layers: &Layers<'_>) -> Result<(Changes, Vec<Record>)> {
     Ok((scan.changes, records))
 }
 
-/// One directory of the upper on its way down.
+/// A place on the way down.
 #[derive(Clone)]
 pub(super) struct Spot {
     /// Path in the upper and in the committed image.
     pub path: Inside,
     /// Path in today's image on which it stands; none: it is new.
     pub lower: Option<Inside>,
+    /// What a new entry gets there.
+    pub inherited: Inherited,
+}
+
+impl Spot {
+    fn join(&self, name: &[u8]) -> Spot {
+        let lower = self.lower.as_ref().map(|lower| lower.join(name));
+        Spot { path: self.path.join(name), lower, inherited: self.inherited }
+    }
+}
+
+/// An entry of the upper: the open directory it is in, and its name there.
+#[derive(Clone, Copy)]
+pub(super) struct Found<'u> {
+    pub upper: BorrowedFd<'u>,
+    pub name: &'u [u8],
+    pub stat: &'u Stat,
+}
+
+impl Found<'_> {
+    fn change(self, path: &Inside, what: What) -> Change {
+        let kind = Kind::of(self.stat.st_mode);
+        let bytes = if kind == Kind::File { self.stat.st_size.cast_unsigned() } else { 0 };
+        Change { path: path.clone(), what, kind, bytes, from: None }
+    }
 }
 
 pub(super) struct Scan<'a> {
@@ -60,7 +85,7 @@ pub(super) struct Scan<'a> {
     stages: Vec<Record>,
     /// Image directory → where it is in the committed image.
     pub moved: BTreeMap<Inside, Inside>,
-    protects: Vec<(u64, Record)>,
+    pub protects: Vec<(u64, Record)>,
     slots: u32,
 }
 
@@ -87,7 +112,7 @@ impl<'a> Scan<'a> {
     }
 
     fn run(&mut self) -> Result<()> {
-        let root = Spot { path: Inside::root(), lower: Some(Inside::root()) };
+        let root = Spot { path: Inside::root(), lower: Some(Inside::root()), inherited: Inherited::default() };
         let upper = self.layers.upper;
         self.merged(upper, &root)?;
         let links = links::plan(self)?;
@@ -116,20 +141,19 @@ impl<'a> Scan<'a> {
 
     /// A directory that stands on one of the image: its children, then its own attributes.
     fn merged(&mut self, upper: BorrowedFd<'_>, spot: &Spot) -> Result<()> {
-        let outcome = self.children(upper, spot)?;
         let lower = spot.lower.as_ref().expect("a merged directory stands on one of the image");
+        let inherited = Inherited::from(fs::open_dir_below(self.layers.image, lower.bytes())?.as_fd())?;
+        let outcome = self.children(upper, &Spot { inherited, ..spot.clone() })?;
         let image = fs::open_dir_below(self.layers.image, lower.bytes())?;
         let (new, old) = (fs::fstat(upper)?, fs::fstat(image.as_fd())?);
-        let attributes = self.attributes_differ(upper, &new, image.as_fd(), &old)?;
+        let attributes = self.attributes_differ(upper, image.as_fd())?;
         let mut times = Times::of(&new);
         if outcome.dropped && !outcome.own {
             // The step only touched an override here: for the image, nothing happened.
             times.mtime = Times::of(&old).mtime;
         }
         if attributes {
-            let change =
-                Change { path: spot.path.clone(), what: What::Attributes, kind: Kind::Directory, bytes: 0, from: None };
-            self.changes.list.push(change);
+            self.change(&spot.path, What::Attributes, Kind::Directory);
         }
         if attributes || times.mtime != Times::of(&old).mtime || outcome.own {
             self.records.push(Record::Meta { at: spot.path.clone(), times });
@@ -137,200 +161,85 @@ impl<'a> Scan<'a> {
         self.protect(upper, b"", &spot.path, new.st_ino)
     }
 
-    fn attributes_differ(&self, upper: BorrowedFd<'_>, new: &Stat, image: BorrowedFd<'_>, old: &Stat) -> Result<bool> {
-        if (new.st_uid, new.st_gid, new.st_mode) != (old.st_uid, old.st_gid, old.st_mode) {
-            return Ok(true);
-        }
-        let prefix = self.layers.prefix;
-        let plain = |fd: BorrowedFd<'_>, escaped: bool| -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-            let mut all = BTreeMap::new();
-            for name in xattr::list(fd, b"")? {
-                let kept = match prefix.read(&name) {
-                    Attribute::Plain => name.clone(),
-                    Attribute::Escaped(inner) if escaped => inner,
-                    _ => continue,
-                };
-                all.insert(kept, xattr::get(fd, b"", &name)?.unwrap_or_default());
-            }
-            Ok(all)
-        };
-        if plain(upper, true)? != plain(image, false)? {
-            return Ok(true);
-        }
-        let flags = |fd| -> Result<u32> { Ok(fs::flags(fd)?.unwrap_or(0)) };
-        let protattr = xattr::get(upper, b"", &prefix.name("protattr"))?.unwrap_or_default();
-        let (now, before) = (flags(upper)?, flags(image)?);
-        Ok(now & marks::COPIED_FLAGS != before & marks::COPIED_FLAGS
-            || now & marks::USER_FLAGS & !marks::COPIED_FLAGS & !before != 0
-            || marks::protected(&protattr) != before & marks::PROTECTED_FLAGS)
-    }
-
     fn children(&mut self, upper: BorrowedFd<'_>, spot: &Spot) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         for entry in fs::entries(upper)? {
             let Some(stat) = fs::stat(upper, &entry.name)? else { continue };
-            let path = spot.path.join(&entry.name);
-            let lower = spot.lower.as_ref().map(|l| l.join(&entry.name));
-            if let Some(rule) = lower.as_ref().and_then(|l| self.layers.policy.overrides.get(l)) {
-                let kept = self.overridden(upper, &entry.name, &stat, lower.as_ref().expect("it has a rule"), *rule)?;
-                if !kept {
-                    outcome.dropped = true;
-                    continue;
-                }
+            let found = Found { upper, name: &entry.name, stat: &stat };
+            let here = spot.join(&entry.name);
+            if let Some(lower) = &here.lower
+                && let Some(rule) = self.layers.policy.overrides.get(lower)
+                && !self.overridden(found, lower, *rule)?
+            {
+                outcome.dropped = true;
+                continue;
             }
-            outcome.own |= self.child(upper, &entry.name, &stat, path, lower, spot)?;
+            outcome.own |= self.child(found, here)?;
         }
         Ok(outcome)
     }
 
-    /// Whether the step's version of an override goes into the image.
-    fn overridden(
-        &mut self,
-        upper: BorrowedFd<'_>,
-        name: &[u8],
-        stat: &Stat,
-        at: &Inside,
-        rule: WhenChanged,
-    ) -> Result<bool> {
-        let keep = match rule {
-            WhenChanged::Keep => true,
-            WhenChanged::KeepSymlink => FileType::from_raw_mode(stat.st_mode) == FileType::Symlink,
-            WhenChanged::Drop | WhenChanged::Fail => false,
-        };
-        if keep || self.same_as_scaffold(upper, name, stat, at)? {
-            return Ok(keep);
+    /// One entry of the upper. Returns whether it changes the directory it is in.
+    fn child(&mut self, found: Found<'_>, here: Spot) -> Result<bool> {
+        if marks::is_whiteout(found.stat) {
+            return self.whiteout(here);
         }
-        if rule == WhenChanged::Fail {
-            self.changes.forbidden.push(at.clone());
-        } else {
-            self.changes.dropped.push(at.clone());
-        }
-        Ok(false)
-    }
-
-    fn same_as_scaffold(&self, upper: BorrowedFd<'_>, name: &[u8], stat: &Stat, at: &Inside) -> Result<bool> {
-        use std::io::Read;
-        let Some(scaffold) = self.layers.scaffold else { return Ok(false) };
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Ok(false);
-        }
-        let directory = fs::open_dir_below(scaffold, at.parent().bytes())?;
-        let Some((_, base)) = at.split() else { return Ok(false) };
-        let mut bytes = [Vec::new(), Vec::new()];
-        let files = [fs::open_read(upper, name)?, fs::open_read(directory.as_fd(), base)?];
-        for (file, bytes) in files.into_iter().zip(&mut bytes) {
-            std::fs::File::from(file).read_to_end(bytes)?;
-        }
-        Ok(bytes[0] == bytes[1])
-    }
-
-    /// One entry of the upper. Returns whether it changes the image.
-    fn child(
-        &mut self,
-        upper: BorrowedFd<'_>,
-        name: &[u8],
-        stat: &Stat,
-        path: Inside,
-        lower: Option<Inside>,
-        parent: &Spot,
-    ) -> Result<bool> {
-        if marks::is_whiteout(stat) {
-            return self.whiteout(path, lower);
-        }
-        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-            self.file(upper, name, stat, path, lower, parent)?;
+        if FileType::from_raw_mode(found.stat.st_mode) != FileType::Directory {
+            self.file(found, here)?;
             return Ok(true);
         }
-        self.directory(upper, name, stat, path, lower, parent)
+        self.directory(found, here)
     }
 
-    fn whiteout(&mut self, path: Inside, lower: Option<Inside>) -> Result<bool> {
-        let Some(lower) = lower else { return Ok(false) };
+    fn change(&mut self, path: &Inside, what: What, kind: Kind) {
+        self.changes.list.push(Change { path: path.clone(), what, kind, bytes: 0, from: None });
+    }
+
+    fn whiteout(&mut self, here: Spot) -> Result<bool> {
         // A whiteout over a scaffold entry that the image does not have hides nothing of the image.
-        let Some(old) = self.lower_stat(&lower)? else { return Ok(false) };
-        let kind = Kind::of(old.st_mode);
-        self.changes.list.push(Change { path: path.clone(), what: What::Removed, kind, bytes: 0, from: None });
+        let Some(old) = self.old(&here)? else { return Ok(false) };
+        self.change(&here.path, What::Removed, Kind::of(old.st_mode));
         let slot = self.slot();
-        self.records.push(Record::Trash { at: path, slot });
+        self.records.push(Record::Trash { at: here.path, slot });
         Ok(true)
     }
 
-    fn file(
-        &mut self,
-        upper: BorrowedFd<'_>,
-        name: &[u8],
-        stat: &Stat,
-        path: Inside,
-        lower: Option<Inside>,
-        parent: &Spot,
-    ) -> Result<()> {
-        let old = lower.as_ref().map(|l| self.lower_stat(l)).transpose()?.flatten();
-        let kind = Kind::of(stat.st_mode);
-        let bytes = if kind == Kind::File { stat.st_size.cast_unsigned() } else { 0 };
-        let what = if old.is_some() { What::Modified } else { What::Added };
-        self.changes.list.push(Change { path: path.clone(), what, kind, bytes, from: None });
+    fn file(&mut self, found: Found<'_>, here: Spot) -> Result<()> {
+        let what = if self.old(&here)?.is_some() { What::Modified } else { What::Added };
+        let (path, inode) = (here.path, found.stat.st_ino);
+        self.changes.list.push(found.change(&path, what));
         let trash = self.slot();
-        self.records.push(Record::Move { at: path.clone(), inode: stat.st_ino, directory: false, trash });
-        let origin = self.origin(upper, name, lower.as_ref())?;
-        let (restore, overlaid) = self.restore(upper, name, stat, origin.as_ref(), parent)?;
+        self.records.push(Record::Move { at: path.clone(), inode, directory: false, trash });
+        let (restore, overlaid) = self.restore(found, here.inherited)?;
         if overlaid || restore != Restore::default() {
             self.records.push(Record::Scrub { at: path.clone(), restore });
         }
-        self.protect(upper, name, &path, stat.st_ino)
+        self.protect(found.upper, found.name, &path, inode)
     }
 
-    /// The image path that a copied-up file came from, where that is known: the same name below the same directory.
-    fn origin(&self, upper: BorrowedFd<'_>, name: &[u8], lower: Option<&Inside>) -> Result<Option<Inside>> {
-        let has = xattr::get(upper, name, &self.layers.prefix.name("origin"))?.is_some();
-        Ok(if has { lower.cloned() } else { None })
-    }
-
-    fn directory(
-        &mut self,
-        upper: BorrowedFd<'_>,
-        name: &[u8],
-        stat: &Stat,
-        path: Inside,
-        lower: Option<Inside>,
-        parent: &Spot,
-    ) -> Result<bool> {
+    fn directory(&mut self, found: Found<'_>, here: Spot) -> Result<bool> {
         let prefix = self.layers.prefix;
-        let redirect = xattr::get(upper, name, &prefix.name("redirect"))?;
-        let opaque = xattr::get(upper, name, &prefix.name("opaque"))?.as_deref() == Some(b"y");
-        let handle = fs::open_dir(upper, name)?;
-        let stands_on = match &redirect {
-            Some(redirect) => marks::redirect_source(redirect, parent.lower.as_ref()),
+        let redirect = xattr::get(found.upper, found.name, &prefix.name("redirect"))?;
+        let opaque = xattr::get(found.upper, found.name, &prefix.name("opaque"))?.as_deref() == Some(b"y");
+        let handle = fs::open_dir(found.upper, found.name)?;
+        let source = match &redirect {
+            Some(redirect) => marks::redirect_source(redirect, here.lower.as_ref().map(Inside::parent).as_ref()),
             None if opaque => None,
-            None => lower.clone(),
+            None => here.lower.clone(),
         };
-        let stands_on = match stands_on {
-            Some(l) if self.is_directory(&l)? => Some(l),
-            _ => None,
+        let stands_on = match source {
+            Some(source) if self.is_directory(&source)? => source,
+            _ => return self.fresh(found, handle.as_fd(), here, opaque || redirect.is_some()),
         };
-        match stands_on {
-            Some(from) if redirect.is_some() && from != path => self.renamed(handle.as_fd(), path, from)?,
-            Some(on) => {
-                self.moved.insert(on.clone(), path.clone());
-                let before = self.records.len() + self.stages.len();
-                self.merged(handle.as_fd(), &Spot { path, lower: Some(on) })?;
-                // The times of a directory say whether its own entries changed, not those below it.
-                let _ = before;
-                return Ok(false);
-            }
-            None => {
-                return self.fresh(
-                    upper,
-                    name,
-                    stat,
-                    handle.as_fd(),
-                    path,
-                    lower,
-                    opaque || redirect.is_some(),
-                    parent,
-                );
-            }
+        // Moved away and back to the same path is a move all the same when the directory above is another one now.
+        if here.lower.as_ref() != Some(&stands_on) {
+            self.renamed(handle.as_fd(), here.path, stands_on)?;
+            return Ok(true);
         }
-        Ok(true)
+        self.moved.insert(stands_on, here.path.clone());
+        self.merged(handle.as_fd(), &here)?;
+        // The times of a directory say whether its own entries changed, not those below it.
+        Ok(false)
     }
 
     /// A directory of the image that the step moved here.
@@ -348,7 +257,7 @@ impl<'a> Scan<'a> {
         self.records.push(Record::Place { slot, at: path.clone(), trash });
         self.moved.insert(from.clone(), path.clone());
         let before = self.records.len();
-        self.merged(upper, &Spot { path: path.clone(), lower: Some(from) })?;
+        self.merged(upper, &Spot { path: path.clone(), lower: Some(from), inherited: Inherited::default() })?;
         // Moving a directory changes the link count and `..` only; its times are those of the upper in any case.
         if !self.records[before..].iter().any(|r| matches!(r, Record::Meta { at, .. } if *at == path)) {
             let times = Times::of(&fs::fstat(upper)?);
@@ -357,91 +266,76 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// A directory that is new in the image.
-    #[expect(clippy::too_many_arguments, reason = "one entry of the walk, as in `child`")]
-    fn fresh(
-        &mut self,
-        parent_fd: BorrowedFd<'_>,
-        name: &[u8],
-        stat: &Stat,
-        upper: BorrowedFd<'_>,
-        path: Inside,
-        lower: Option<Inside>,
-        replaces: bool,
-        parent: &Spot,
-    ) -> Result<bool> {
-        let made = lower.as_ref().filter(|l| !replaces && self.layers.policy.made.contains(*l));
+    /// A directory that is new in the image. `replaces`: it hides what the layers below have there.
+    fn fresh(&mut self, found: Found<'_>, upper: BorrowedFd<'_>, here: Spot, replaces: bool) -> Result<bool> {
+        let made = here.lower.as_ref().filter(|lower| !replaces && self.layers.policy.made.contains(*lower));
         if let Some(made) = made {
-            if !self.survives(upper, made)? {
-                self.note_dropped(upper, made)?;
-                return Ok(false);
+            if self.survives(upper, made)? {
+                self.piecewise(found, upper, &here)?;
+                return Ok(true);
             }
-            return self.piecewise(upper, path, Some(made.clone())).map(|()| true);
+            self.note_dropped(upper, made)?;
+            return Ok(false);
         }
         if self.has_redirect(upper)? {
-            return self.piecewise(upper, path, None).map(|()| true);
+            self.piecewise(found, upper, &Spot { lower: None, ..here })?;
+            return Ok(true);
         }
-        let old = lower.as_ref().map(|l| self.lower_stat(l)).transpose()?.flatten();
-        let what = if old.is_some() { What::Modified } else { What::Added };
+        let what = if self.old(&here)?.is_some() { What::Modified } else { What::Added };
+        let (at, inode) = (here.path, found.stat.st_ino);
         let trash = self.slot();
-        self.records.push(Record::Move { at: path.clone(), inode: stat.st_ino, directory: true, trash });
-        self.changes.list.push(Change { path: path.clone(), what, kind: Kind::Directory, bytes: 0, from: None });
-        let (restore, overlaid) = self.restore(parent_fd, name, stat, None, parent)?;
-        let inherited = Restore { set: Attributes::default(), ..restore.clone() };
-        let mut tree = Tree { entries: Vec::new(), whiteouts: Vec::new(), inherited };
+        self.records.push(Record::Move { at: at.clone(), inode, directory: true, trash });
+        self.change(&at, what, Kind::Directory);
+        let mut tree = Tree { entries: Vec::new(), whiteouts: Vec::new(), inherited: here.inherited };
+        let (restore, overlaid) = self.restore(found, here.inherited)?;
         if overlaid || restore != Restore::default() {
             tree.entries.push((Inside::root(), restore));
         }
-        self.tree(upper, &path, &Inside::root(), &mut tree)?;
-        if !tree.entries.is_empty() || !tree.whiteouts.is_empty() {
-            self.records.push(Record::ScrubTree { at: path.clone(), entries: tree.entries, whiteouts: tree.whiteouts });
+        self.tree(upper, &at, &Inside::root(), &mut tree)?;
+        self.protect(found.upper, found.name, &at, inode)?;
+        let Tree { entries, whiteouts, .. } = tree;
+        if !entries.is_empty() || !whiteouts.is_empty() {
+            self.records.push(Record::ScrubTree { at, entries, whiteouts });
         }
-        self.protect(parent_fd, name, &path, stat.st_ino)?;
         Ok(true)
     }
 
     /// A new directory that cannot be moved whole, because a directory of the image was moved into it or because it exists
     /// only in the scaffold: it is made empty and then merged into.
-    fn piecewise(&mut self, upper: BorrowedFd<'_>, path: Inside, lower: Option<Inside>) -> Result<()> {
+    fn piecewise(&mut self, found: Found<'_>, upper: BorrowedFd<'_>, here: &Spot) -> Result<()> {
         let (slot, trash) = (self.slot(), self.slot());
+        let at = here.path.clone();
         self.stages.push(Record::MakeStage { slot });
-        self.records.push(Record::Place { slot, at: path.clone(), trash });
-        self.changes.list.push(Change {
-            path: path.clone(),
-            what: What::Added,
-            kind: Kind::Directory,
-            bytes: 0,
-            from: None,
-        });
-        let times = Times::of(&fs::fstat(upper)?);
-        self.children(upper, &Spot { path: path.clone(), lower })?;
-        self.records.push(Record::Meta { at: path.clone(), times });
-        let inode = fs::fstat(upper)?.st_ino;
-        self.protect(upper, b"", &path, inode)
+        self.records.push(Record::Place { slot, at: at.clone(), trash });
+        self.change(&at, What::Added, Kind::Directory);
+        self.children(upper, here)?;
+        self.records.push(Record::Meta { at: at.clone(), times: Times::of(found.stat) });
+        let (restore, _) = self.restore(found, here.inherited)?;
+        if restore != Restore::default() {
+            self.records.push(Record::Scrub { at: at.clone(), restore });
+        }
+        self.protect(found.upper, found.name, &at, found.stat.st_ino)
     }
 
     /// Everything below a directory that is moved whole: reported, and where overlayfs left something, recorded.
     fn tree(&mut self, upper: BorrowedFd<'_>, top: &Inside, below: &Inside, tree: &mut Tree) -> Result<()> {
-        // Only a directory marked impure can hold entries that were copied up or moved from the image; in every other one
-        // no entry has an attribute of overlayfs, unless the step set one that was escaped: that shows in listxattr only.
+        let times = Times::of(&fs::fstat(upper)?);
         for entry in fs::entries(upper)? {
             let Some(stat) = fs::stat(upper, &entry.name)? else { continue };
+            let found = Found { upper, name: &entry.name, stat: &stat };
             let relative = below.join(&entry.name);
             if marks::is_whiteout(&stat) {
-                tree.whiteouts.push(relative);
+                tree.whiteouts.push((relative, times));
                 continue;
             }
             let path = top.join(relative.bytes());
-            let kind = Kind::of(stat.st_mode);
-            let bytes = if kind == Kind::File { stat.st_size.cast_unsigned() } else { 0 };
-            self.changes.list.push(Change { path: path.clone(), what: What::Added, kind, bytes, from: None });
-            let (attributes, overlaid) = self.escaped(upper, &entry.name)?;
-            let restore = Restore { set: attributes, ..tree.inherited.clone() };
+            self.changes.list.push(found.change(&path, What::Added));
+            let (restore, overlaid) = self.restore(found, tree.inherited)?;
             if overlaid || restore != Restore::default() {
                 tree.entries.push((relative.clone(), restore));
             }
             self.protect(upper, &entry.name, &path, stat.st_ino)?;
-            if kind == Kind::Directory {
+            if Kind::of(stat.st_mode) == Kind::Directory {
                 let handle = fs::open_dir(upper, &entry.name)?;
                 self.tree(handle.as_fd(), top, &relative, tree)?;
             }
@@ -449,117 +343,9 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// What an entry must get back after overlayfs's attributes are stripped, and whether it has any of those.
-    fn restore(
-        &self,
-        upper: BorrowedFd<'_>,
-        name: &[u8],
-        stat: &Stat,
-        origin: Option<&Inside>,
-        parent: &Spot,
-    ) -> Result<(Restore, bool)> {
-        let (set, overlaid) = self.escaped(upper, name)?;
-        let mut restore = Restore { set, flags: 0, project: 0 };
-        let plain = matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::Directory);
-        match (origin, &parent.lower) {
-            (Some(origin), _) if plain => {
-                let directory = fs::open_dir_below(self.layers.image, origin.parent().bytes())?;
-                let Some((_, base)) = origin.split() else { return Ok((restore, overlaid)) };
-                let Ok(file) = fs::open_read(directory.as_fd(), base) else { return Ok((restore, overlaid)) };
-                let lost = marks::USER_FLAGS & !marks::COPIED_FLAGS & !marks::PROTECTED_FLAGS;
-                restore.flags = fs::flags(file.as_fd())?.unwrap_or(0) & lost;
-                restore.project = fs::project(file.as_fd());
-                self.keep_foreign(directory.as_fd(), base, &mut restore)?;
-            }
-            (None, Some(lower)) if plain => {
-                let directory = fs::open_dir_below(self.layers.image, lower.bytes())?;
-                let flags = fs::flags(directory.as_fd())?.unwrap_or(0) & marks::INHERITED_FLAGS;
-                restore.flags = flags;
-                // Project ids are inherited only where the directory says so (FS_PROJINHERIT_FL).
-                if flags & 0x2000_0000 != 0 {
-                    restore.project = fs::project(directory.as_fd());
-                }
-            }
-            _ => {}
-        }
-        Ok((restore, overlaid))
-    }
-
-    /// Attributes below overlayfs's prefix that the image's own file has: invisible to the step, and lost at copy-up.
-    fn keep_foreign(&self, directory: BorrowedFd<'_>, name: &[u8], restore: &mut Restore) -> Result<()> {
-        for attribute in xattr::list(directory, name)? {
-            let known = restore.set.0.iter().any(|(n, _)| n.0 == attribute);
-            if self.layers.prefix.read(&attribute) != Attribute::Plain && !known {
-                let value = xattr::get(directory, name, &attribute)?.unwrap_or_default();
-                restore.set.0.push((Hex(attribute), Hex(value)));
-            }
-        }
-        Ok(())
-    }
-
-    /// Attributes that the step set below overlayfs's prefix, under their real names; and whether overlayfs set any itself.
-    pub(super) fn escaped(&self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<(Attributes, bool)> {
-        let mut set = Attributes::default();
-        let mut overlaid = false;
-        for attribute in xattr::list(directory, name)? {
-            match self.layers.prefix.read(&attribute) {
-                Attribute::Plain => {}
-                Attribute::Overlay => overlaid = true,
-                Attribute::Escaped(real) => {
-                    overlaid = true;
-                    let value = xattr::get(directory, name, &attribute)?.unwrap_or_default();
-                    set.0.push((Hex(real), Hex(value)));
-                }
-            }
-        }
-        Ok((set, overlaid))
-    }
-
-    fn protect(&mut self, directory: BorrowedFd<'_>, name: &[u8], path: &Inside, inode: u64) -> Result<()> {
-        if let Some(value) = xattr::get(directory, name, &self.layers.prefix.name("protattr"))? {
-            let record = Record::Protect { at: path.clone(), flags: marks::protected(&value) };
-            self.protects.push((inode, record));
-        }
-        Ok(())
-    }
-
-    /// Does an upper directory that exists only over the scaffold hold anything of the step's own?
-    fn survives(&self, upper: BorrowedFd<'_>, at: &Inside) -> Result<bool> {
-        for entry in fs::entries(upper)? {
-            let Some(stat) = fs::stat(upper, &entry.name)? else { continue };
-            let path = at.join(&entry.name);
-            let kept = match self.layers.policy.overrides.get(&path) {
-                Some(WhenChanged::Keep) => !marks::is_whiteout(&stat),
-                Some(WhenChanged::KeepSymlink) => Kind::of(stat.st_mode) == Kind::Link,
-                Some(_) => false,
-                None if marks::is_whiteout(&stat) => false,
-                None if Kind::of(stat.st_mode) == Kind::Directory && self.layers.policy.made.contains(&path) => {
-                    let opaque = xattr::get(upper, &entry.name, &self.layers.prefix.name("opaque"))?;
-                    let handle = fs::open_dir(upper, &entry.name)?;
-                    opaque.as_deref() == Some(b"y") || self.survives(handle.as_fd(), &path)?
-                }
-                None => true,
-            };
-            if kept {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Overrides below a directory that is dropped: reported when they were changed.
-    fn note_dropped(&mut self, upper: BorrowedFd<'_>, at: &Inside) -> Result<()> {
-        for entry in fs::entries(upper)? {
-            let Some(stat) = fs::stat(upper, &entry.name)? else { continue };
-            let path = at.join(&entry.name);
-            if let Some(rule) = self.layers.policy.overrides.get(&path) {
-                self.overridden(upper, &entry.name, &stat, &path, *rule)?;
-            } else if Kind::of(stat.st_mode) == Kind::Directory {
-                let handle = fs::open_dir(upper, &entry.name)?;
-                self.note_dropped(handle.as_fd(), &path)?;
-            }
-        }
-        Ok(())
+    /// What the image has there now.
+    fn old(&self, here: &Spot) -> Result<Option<Stat>> {
+        Ok(here.lower.as_ref().map(|lower| self.lower_stat(lower)).transpose()?.flatten())
     }
 
     fn has_redirect(&self, upper: BorrowedFd<'_>) -> Result<bool> {
@@ -592,7 +378,7 @@ impl<'a> Scan<'a> {
 /// What the walk below a directory that is moved whole collects.
 struct Tree {
     entries: Vec<(Inside, Restore)>,
-    whiteouts: Vec<Inside>,
-    /// Flags and project that new entries inherit all the way down.
-    inherited: Restore,
+    whiteouts: Vec<(Inside, Times)>,
+    /// What new entries inherit, all the way down.
+    inherited: Inherited,
 }

@@ -367,34 +367,3 @@ fn copy_through_memory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end
     }
     Ok(())
 }
-
-/// The file handle of an entry: type and bytes, name_to_handle_at(2); `None` where the file system has none.
-pub fn file_handle(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<Option<(u8, Vec<u8>)>> {
-    const MAX_HANDLE: usize = 128;
-    #[repr(C)]
-    struct Handle {
-        bytes: libc::c_uint,
-        kind: libc::c_int,
-        data: [u8; MAX_HANDLE],
-    }
-    let path = std::ffi::CString::new(name).map_err(|_| SysError::new("name_to_handle_at()", libc::EINVAL))?;
-    let mut handle = Handle { bytes: MAX_HANDLE as libc::c_uint, kind: 0, data: [0; MAX_HANDLE] };
-    let mut mount: libc::c_int = 0;
-    // SAFETY: the name is NUL-terminated, `handle` has room for the number of bytes that its first field says, and both
-    // outlive the call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_name_to_handle_at,
-            directory.as_raw_fd(),
-            path.as_ptr(),
-            &raw mut handle,
-            &raw mut mount,
-            0,
-        )
-    };
-    match check(result, || format!("name_to_handle_at({})", at(directory, name))) {
-        Ok(_) => Ok(Some((handle.kind.to_le_bytes()[0], handle.data[..handle.bytes as usize].to_vec()))),
-        Err(error) if error.errno == libc::EOPNOTSUPP => Ok(None),
-        Err(error) => Err(error),
-    }
-}

@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod fs;
+pub mod handle;
 pub mod mount;
 pub mod mountinfo;
 pub mod net;

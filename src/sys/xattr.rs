@@ -12,12 +12,16 @@ fn path(directory: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
     path
 }
 
-/// Names of all attributes that the caller may see.
+/// Names of all attributes that the caller may see. Without a name: of the open file itself.
 pub fn list(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<Vec<Vec<u8>>> {
     let path = path(directory, name);
     let mut buffer = vec![0_u8; 1024];
     loop {
-        match rustix::fs::llistxattr(&path[..], &mut buffer[..]) {
+        let result = match name.is_empty() {
+            true => rustix::fs::flistxattr(directory, &mut buffer[..]),
+            false => rustix::fs::llistxattr(&path[..], &mut buffer[..]),
+        };
+        match result {
             Ok(length) => {
                 let names = buffer[..length].split(|b| *b == 0).filter(|n| !n.is_empty());
                 return Ok(names.map(<[u8]>::to_vec).collect());
@@ -29,12 +33,16 @@ pub fn list(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<Vec<Vec<u8>>> {
     }
 }
 
-/// The value of `attribute`; `None` when it is not there or the file system has no attributes.
+/// The value of `attribute` (without a name: of the open file itself); `None` when it is not there or the file system has no attributes.
 pub fn get(directory: BorrowedFd<'_>, name: &[u8], attribute: &[u8]) -> SysResult<Option<Vec<u8>>> {
     let path = path(directory, name);
     let mut buffer = vec![0_u8; 256];
     loop {
-        match rustix::fs::lgetxattr(&path[..], attribute, &mut buffer[..]) {
+        let result = match name.is_empty() {
+            true => rustix::fs::fgetxattr(directory, attribute, &mut buffer[..]),
+            false => rustix::fs::lgetxattr(&path[..], attribute, &mut buffer[..]),
+        };
+        match result {
             Ok(length) => {
                 buffer.truncate(length);
                 return Ok(Some(buffer));

@@ -1,0 +1,135 @@
+//! What the overlay could not carry: attributes below its own prefix, and the inode flags and project ids that are lost
+//! when a file is copied up or made.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::FileType;
+
+use super::marks::{self, Attribute};
+use super::record::{Attributes, Hex, Record, Restore};
+use super::scan::{Found, Scan};
+use crate::error::Result;
+use crate::image::Inside;
+use crate::sys::{fs, handle, xattr};
+
+/// What a new entry gets from its directory; all zeros where that has nothing to give.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Inherited {
+    flags: u32,
+    project: u32,
+}
+
+impl Inherited {
+    /// From an open directory of the image.
+    pub(super) fn from(directory: BorrowedFd<'_>) -> Result<Inherited> {
+        let flags = fs::flags(directory)?.unwrap_or(0) & marks::INHERITED_FLAGS;
+        // Project ids are inherited only where the directory says so.
+        let project = if flags & marks::PROJECT_INHERIT != 0 { fs::project(directory) } else { 0 };
+        Ok(Inherited { flags, project })
+    }
+}
+
+/// The flags and the project id that a file of the image loses at copy-up.
+pub(super) fn lost(file: BorrowedFd<'_>) -> Result<Restore> {
+    let lost = marks::USER_FLAGS & !marks::COPIED_FLAGS & !marks::PROTECTED_FLAGS;
+    Ok(Restore { flags: fs::flags(file)?.unwrap_or(0) & lost, project: fs::project(file), ..Restore::default() })
+}
+
+impl Scan<'_> {
+    /// What an entry must get back after overlayfs's attributes are stripped, and whether it has any of those.
+    pub(super) fn restore(&self, found: Found<'_>, inherited: Inherited) -> Result<(Restore, bool)> {
+        let (set, overlaid) = self.escaped(found.upper, found.name)?;
+        let kind = FileType::from_raw_mode(found.stat.st_mode);
+        if !matches!(kind, FileType::RegularFile | FileType::Directory) {
+            return Ok((Restore { set, ..Restore::default() }, overlaid));
+        }
+        if overlaid
+            && kind == FileType::RegularFile
+            && let Some(origin) = self.origin(found)?
+        {
+            let mut restore = Restore { set, ..lost(origin.as_fd())? };
+            self.keep_foreign(origin.as_fd(), &mut restore)?;
+            return Ok((restore, overlaid));
+        }
+        Ok((Restore { set, flags: inherited.flags, project: inherited.project }, overlaid))
+    }
+
+    /// The image's file that this one was copied up from, wherever the step has moved the copy.
+    fn origin(&self, found: Found<'_>) -> Result<Option<OwnedFd>> {
+        let value = xattr::get(found.upper, found.name, &self.layers.prefix.name("origin"))?.unwrap_or_default();
+        match marks::handle(&value) {
+            Some((kind, bytes)) => Ok(handle::open(self.layers.image, kind, bytes)?),
+            None => Ok(None),
+        }
+    }
+
+    /// Attributes below overlayfs's prefix that the image's own file has: invisible to the step, and lost at copy-up.
+    fn keep_foreign(&self, file: BorrowedFd<'_>, restore: &mut Restore) -> Result<()> {
+        for attribute in xattr::list(file, b"")? {
+            let known = restore.set.0.iter().any(|(n, _)| n.0 == attribute);
+            if self.layers.prefix.read(&attribute) != Attribute::Plain && !known {
+                let value = xattr::get(file, b"", &attribute)?.unwrap_or_default();
+                restore.set.0.push((Hex(attribute), Hex(value)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Attributes that the step set below overlayfs's prefix, under their real names; and whether overlayfs set any itself.
+    pub(super) fn escaped(&self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<(Attributes, bool)> {
+        let mut set = Attributes::default();
+        let mut overlaid = false;
+        for attribute in xattr::list(directory, name)? {
+            match self.layers.prefix.read(&attribute) {
+                Attribute::Plain => {}
+                Attribute::Overlay => overlaid = true,
+                Attribute::Escaped(real) => {
+                    overlaid = true;
+                    let value = xattr::get(directory, name, &attribute)?.unwrap_or_default();
+                    set.0.push((Hex(real), Hex(value)));
+                }
+            }
+        }
+        Ok((set, overlaid))
+    }
+
+    /// Records the `i` and `a` flags that overlayfs keeps in an attribute.
+    pub(super) fn protect(&mut self, directory: BorrowedFd<'_>, name: &[u8], path: &Inside, inode: u64) -> Result<()> {
+        if let Some(value) = xattr::get(directory, name, &self.layers.prefix.name("protattr"))? {
+            let record = Record::Protect { at: path.clone(), flags: marks::protected(&value) };
+            self.protects.push((inode, record));
+        }
+        Ok(())
+    }
+
+    /// Whether a directory of the upper differs from the image's in more than its entries and times.
+    pub(super) fn attributes_differ(&self, upper: BorrowedFd<'_>, image: BorrowedFd<'_>) -> Result<bool> {
+        let (new, old) = (fs::fstat(upper)?, fs::fstat(image)?);
+        if (new.st_uid, new.st_gid, new.st_mode) != (old.st_uid, old.st_gid, old.st_mode) {
+            return Ok(true);
+        }
+        let prefix = self.layers.prefix;
+        let plain = |fd: BorrowedFd<'_>, escaped: bool| -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+            let mut all = BTreeMap::new();
+            for name in xattr::list(fd, b"")? {
+                let kept = match prefix.read(&name) {
+                    Attribute::Plain => name.clone(),
+                    Attribute::Escaped(inner) if escaped => inner,
+                    _ => continue,
+                };
+                all.insert(kept, xattr::get(fd, b"", &name)?.unwrap_or_default());
+            }
+            Ok(all)
+        };
+        if plain(upper, true)? != plain(image, false)? {
+            return Ok(true);
+        }
+        let flags = |fd| -> Result<u32> { Ok(fs::flags(fd)?.unwrap_or(0)) };
+        let protattr = xattr::get(upper, b"", &prefix.name("protattr"))?.unwrap_or_default();
+        let (now, before) = (flags(upper)?, flags(image)?);
+        Ok(now & marks::COPIED_FLAGS != before & marks::COPIED_FLAGS
+            || now & marks::USER_FLAGS & !marks::COPIED_FLAGS & !before != 0
+            || marks::protected(&protattr) != before & marks::PROTECTED_FLAGS)
+    }
+}
