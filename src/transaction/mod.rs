@@ -50,16 +50,24 @@ impl Transaction {
     pub fn begin(image: &Image, storage: &Path, state: State) -> Result<Transaction> {
         let doing = || format!("cannot make a transaction in {}", storage.display());
         let name = format!("{}.{}", printable(image.path()), state.id);
-        let base = make_in_storage(storage, name.as_bytes()).doing(doing)?;
-        let directory = fs::open_dir(base.as_fd(), name.as_bytes()).doing(doing)?;
-        let lock = fs::create(directory.as_fd(), b"lock", 0o600).doing(doing)?;
-        if !fs::try_lock(lock.as_fd(), true).doing(doing)? {
+        let result = Transaction::make(storage, &name, state).doing(doing);
+        if result.is_err() {
+            remove_begun(storage, name.as_bytes());
+        }
+        result
+    }
+
+    fn make(storage: &Path, name: &str, state: State) -> Result<Transaction> {
+        let base = make_in_storage(storage, name.as_bytes())?;
+        let directory = fs::open_dir(base.as_fd(), name.as_bytes())?;
+        let lock = fs::create(directory.as_fd(), b"lock", 0o600)?;
+        if !fs::try_lock(lock.as_fd(), true)? {
             return refuse(Fault::new("another process took the new transaction's lock"));
         }
         let transaction = Transaction { directory, path: storage.join(name), _lock: lock, state };
-        transaction.state.save(transaction.directory()).doing(doing)?;
+        transaction.state.save(transaction.directory())?;
         for name in DIRECTORIES {
-            fs::mkdir(transaction.directory(), name, 0o700).doing(doing)?;
+            fs::mkdir(transaction.directory(), name, 0o700)?;
         }
         Ok(transaction)
     }
@@ -120,6 +128,14 @@ pub fn new_id() -> Result<String> {
     let mut bytes = [0_u8; 4];
     rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// Takes away what a failed begin made. What cannot be removed now is found by the next run.
+fn remove_begun(storage: &Path, name: &[u8]) {
+    if let Ok(base) = open_owned(storage) {
+        let _ = discard::remove_tree(base.as_fd(), name);
+    }
+    let _ = std::fs::remove_dir(storage);
 }
 
 /// Makes `name` in the directory that holds transactions. That directory goes with its last transaction, so another run can

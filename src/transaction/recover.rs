@@ -91,6 +91,8 @@ pub fn recover(places: &[PathBuf], image: &Image) -> Result<Vec<(PathBuf, Recove
             done.push((path, what));
         }
     }
+    // A runner killed between two calls can leave the directory empty; with anything in it, it stays.
+    places.iter().for_each(|place| drop(std::fs::remove_dir(place)));
     Ok(done)
 }
 
