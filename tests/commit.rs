@@ -33,7 +33,7 @@ const RENAMED_DIRECTORIES: &[Row] = &[
     ("into a new directory", "mkdir n; mv d1 n/"),
     (
         "into a new directory in a new one",
-        "mkdir -p n/m/o; mv d1 n/m/o/; echo x > n/m/f; touch -d '2002-02-02 00:00' n/m",
+        "mkdir -p n/m/o; mv d1 n/m/o/; echo x > n/m/f; touch -d '2002-02-02 00:00:00' n/m",
     ),
     ("into an opaque directory", "rm -rf d3; mkdir d3; mv d1 d3/"),
     (
@@ -49,7 +49,7 @@ const RENAMED_DIRECTORIES: &[Row] = &[
         "a swap with changes",
         "mv d1 tmp; mv d2 d1; mv tmp d2; echo x > d1/c; echo y > d2/a; rm -r d2/sub; ln -s q d1/sub",
     ),
-    ("a cycle of three", "mv d1 tmp; mv d2 d1; mv d3 d2; mv tmp d3; touch -d '1999-01-01 00:00' d1 d2 d3"),
+    ("a cycle of three", "mv d1 tmp; mv d2 d1; mv d3 d2; mv tmp d3; touch -d '1999-01-01 00:00:00' d1 d2 d3"),
     ("a cycle through depths", "mv d1/sub tmp; mv d2 d1/sub; mv tmp d2; mv d3 d2/deep/"),
     ("exchange", "renameat2 d1 d2 2"),
     ("exchange of a directory and a file", "renameat2 d1 file 2"),
@@ -86,7 +86,7 @@ const RENAMED_DIRECTORIES: &[Row] = &[
     ),
     (
         "a rename with unusual times",
-        "touch -d '1960-05-05 00:00' d1/sub; mv d1/sub d2/old; touch -d '1961-05-05 00:00' d2; mv d2 d1/",
+        "touch -d '1960-05-05 00:00:00' d1/sub; mv d1/sub d2/old; touch -d '1961-05-05 00:00:00' d2; mv d2 d1/",
     ),
 ];
 
@@ -105,7 +105,7 @@ const ENTRIES: &[Row] = &[
     ("opaque", "rm -rf d1; mkdir d1"),
     (
         "opaque with content",
-        "rm -rf d1; mkdir -m 750 d1; echo x > d1/a; mkdir d1/sub; echo y > d1/sub/new; touch -d '2003-03-03 00:00' d1/sub d1",
+        "rm -rf d1; mkdir -m 750 d1; echo x > d1/a; mkdir d1/sub; echo y > d1/sub/new; touch -d '2003-03-03 00:00:00' d1/sub d1",
     ),
     ("opaque in opaque", "rm -rf d1/sub; mkdir d1/sub; rm -rf d1; mkdir -p d1/sub/deep; rm -rf d1/sub; mkdir d1/sub"),
     ("opaque below a renamed one", "mv d1 d9; rm -rf d9/sub; mkdir d9/sub; echo x > d9/sub/x"),
@@ -137,7 +137,7 @@ const ENTRIES: &[Row] = &[
         "sparse files",
         "truncate -s 30M sparse2; echo end >> sparse; dd if=/dev/zero of=sparse bs=1 count=1 seek=2000000 conv=notrunc 2>/dev/null",
     ),
-    ("a large file touched", "chmod 600 big; chown 3:4 big; touch -d '2004-04-04 00:00' big"),
+    ("a large file touched", "chmod 600 big; chown 3:4 big; touch -d '2004-04-04 00:00:00' big"),
     ("a large file opened for writing only", ": >> big; : >> d1/a"),
     ("an unnamed file linked in", "tmpfile d1/linked"),
     ("a deep tree", "i=0; while [ $i -lt 200 ]; do mkdir dir$i; cd dir$i; echo $i > f; i=$((i+1)); done"),
@@ -154,7 +154,7 @@ const ENTRIES: &[Row] = &[
 
 const LINKS: &[Row] = &[
     ("changed through one name", "echo x >> l/h1"),
-    ("changed through a name in another directory", "echo x >> l2/h3; touch -d '2005-05-05 00:00' l2/h3"),
+    ("changed through a name in another directory", "echo x >> l2/h3; touch -d '2005-05-05 00:00:00' l2/h3"),
     ("changed and that name removed", "echo x >> l/h1; rm l/h1"),
     ("changed and renamed", "echo x >> l/h1; mv l/h1 l2/renamed"),
     ("one name removed", "rm l/h2"),
@@ -173,10 +173,10 @@ const LINKS: &[Row] = &[
     ("changed with the directory of another name replaced", "echo x > l/h1; rm -r l2; mkdir l2; echo > l2/h3"),
     (
         "changed with the directories swapped",
-        "echo x > l/h1; mv l t; mv l2 l; mv t l2; touch -d '2006-06-06 00:00' l l2",
+        "echo x > l/h1; mv l t; mv l2 l; mv t l2; touch -d '2006-06-06 00:00:00' l l2",
     ),
     ("changed with a name's directory moved into a new one", "mkdir n; mv l2 n/l2; echo x > l/h1; echo y >> n/l2/h3"),
-    ("a link of several names", "touch -h -d '2007-07-07 00:00' l/s1; rm l/s2; ln l/s1 d1/s3"),
+    ("a link of several names", "touch -h -d '2007-07-07 00:00:00' l/s1; rm l/s2; ln l/s1 d1/s3"),
     ("a fifo and a device of several names", "chmod 600 l/p1; chown 7 l/c1; ln l/c2 l/c3; rm l/p2"),
     ("with lost flags", "echo x >> l/d1; rm l/d1"),
     ("with lost flags, all names", "echo x >> l/d1; echo y >> l/d2"),
@@ -186,7 +186,7 @@ const LINKS: &[Row] = &[
     ("linked into a directory that was moved", "mv d1 d9; ln l/h1 d9/sub/h4; echo x > d9/sub/h4"),
     ("new files of several names", "echo n > n1; ln n1 d1/n2; mkdir n; ln n1 n/n3; mkdir d2/m; ln n1 d2/m/n4"),
     ("attributes of overlayfs on them", "setfattr -n trusted.overlay.redirect -v no l/h1"),
-    ("a fixed mtime in directories of other names", "touch -d '2008-08-08 00:00' l2; echo x > l/h1"),
+    ("a fixed mtime in directories of other names", "touch -d '2008-08-08 00:00:00' l2; echo x > l/h1"),
 ];
 
 const ATTRIBUTES: &[Row] = &[
@@ -194,7 +194,7 @@ const ATTRIBUTES: &[Row] = &[
         "modes and owners",
         "chmod 4755 file; chown 1000:1000 plain; chmod 1777 d1; chown 3:4 d1/sub; chmod 0 d1/a; chown -h 7:8 sym",
     ),
-    ("of the root", "chmod 750 /; chown 3:4 /; touch -d '2009-09-09 00:00' /"),
+    ("of the root", "chmod 750 /; chown 3:4 /; touch -d '2009-09-09 00:00:00' /"),
     ("attributes and ACLs of the root", "setfattr -n user.root -v 1 /; setfacl -m u:5:rx /; setfacl -d -m g:5:rx /"),
     ("flags of the root", "chattr +A /; setfattr -n trusted.mine -v 1 /"),
     ("the root immutable", "echo x > /new; chattr +i /"),
@@ -270,22 +270,22 @@ const ATTRIBUTES: &[Row] = &[
     ),
     (
         "times",
-        "touch -d '1960-01-01 00:00' file; touch -d '2300-01-01 00:00' plain; touch -d '2001-09-09 00:00' d1/sub/x; touch -h -d '2002-02-02 00:00' sym; touch -d '1969-12-31 00:00' d1",
+        "touch -d '1960-01-01 00:00:00' file; touch -d '2300-01-01 00:00:00' plain; touch -d '2001-09-09 00:00:00' d1/sub/x; touch -h -d '2002-02-02 00:00:00' sym; touch -d '1969-12-31 00:00:00' d1",
     ),
     (
         "times of a parent",
-        "echo n > d1/new; touch -d '2010-10-10 00:00' d1; rm d2/c; touch -d '2010-10-10 00:00' d2; mv file d3/; touch -d '2011-11-11 00:00' d3",
+        "echo n > d1/new; touch -d '2010-10-10 00:00:00' d1; rm d2/c; touch -d '2010-10-10 00:00:00' d2; mv file d3/; touch -d '2011-11-11 00:00:00' d3",
     ),
     ("times of a parent that nothing else touches", "echo x >> d1/sub/deep/z; chmod 600 d2/sub2/w"),
     ("times after a change and back", "echo n > d1/n; rm d1/n; touch -d '2001-02-03 04:05:06' d1"),
     ("a file that is read only", "cat file big d1/a > /dev/null; ls -lR /t /etc > /dev/null; find / -xdev > /dev/null"),
     (
         "the scaffold's neighbours",
-        "echo n > /etc/new; chmod 711 /etc; touch -d '2012-12-12 00:00' /etc; rm /etc/hosts; echo h > /etc/hosts; mv /var /var2; mkdir /var",
+        "echo n > /etc/new; chmod 711 /etc; touch -d '2012-12-12 00:00:00' /etc; rm /etc/hosts; echo h > /etc/hosts; mv /var /var2; mkdir /var",
     ),
     (
         "a whole system directory moved",
-        "mv /etc /etc2; mkdir /etc; cp -a /etc2/passwd /etc/passwd; touch -d '2012-12-12 00:00' /etc",
+        "mv /etc /etc2; mkdir /etc; cp -a /etc2/passwd /etc/passwd; touch -d '2012-12-12 00:00:00' /etc",
     ),
 ];
 
