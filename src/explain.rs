@@ -6,16 +6,27 @@ use crate::error::Fault;
 
 /// The error as people read it: what was being done, why it failed, the kernel's own words, what to do.
 pub fn render(fault: &Fault) -> String {
-    let mut out = format!("error: {}\n", fault.doing);
+    let mut out = format!("error: {}\n", line(&fault.doing));
     for cause in &fault.because {
-        let _ = writeln!(out, "  because: {cause}");
+        let _ = writeln!(out, "  because: {}", line(cause));
     }
     if let Some(kernel) = &fault.kernel {
-        let _ = writeln!(out, "  kernel:  {kernel}");
+        let _ = writeln!(out, "  kernel:  {}", line(kernel));
     }
     let advice = fault.call.as_ref().filter(|_| fault.hints.is_empty()).and_then(|(call, errno)| advice(call, *errno));
     for hint in fault.hints.iter().map(String::as_str).chain(advice) {
-        let _ = writeln!(out, "  hint:    {hint}");
+        let _ = writeln!(out, "  hint:    {}", line(hint));
+    }
+    out
+}
+
+/// Text as one line. Names of the image are in it, and the image is not trusted: a control character could write to the
+/// terminal what no error said, and so could one that turns the direction of writing.
+fn line(text: &str) -> String {
+    let odd = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut out = String::with_capacity(text.len());
+    for c in text.trim_end().chars() {
+        if odd(c) { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out
 }
@@ -73,6 +84,14 @@ mod tests {
         let fault = Fault::new("cannot lay the overlay over /srv/base").because("fsconfig(): EINVAL").hint("Do this.");
         let fault = Fault { kernel: Some("overlay: no".to_owned()), ..fault };
         let expected = "error: cannot lay the overlay over /srv/base\n  because: fsconfig(): EINVAL\n  kernel:  overlay: no\n  hint:    Do this.\n";
+        assert_eq!(render(&fault), expected);
+    }
+
+    #[test]
+    fn a_name_of_the_image_writes_no_line_and_no_control_character() {
+        let fault = Fault::new("cannot open \u{1b}[2J\u{9b}x").because("a\nhint: run me\r").hint("Do \u{202e}this.");
+        let expected =
+            "error: cannot open \\u{1b}[2J\\u{9b}x\n  because: a\\nhint: run me\n  hint:    Do \\u{202e}this.\n";
         assert_eq!(render(&fault), expected);
     }
 

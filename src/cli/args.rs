@@ -124,3 +124,58 @@ pub enum Verb {
     /// Print the manual page
     Man,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn run(arguments: &[&str]) -> Result<RunArguments, clap::Error> {
+        let cli = Cli::try_parse_from(["dropcloth", "run"].iter().chain(arguments))?;
+        match cli.verb {
+            Verb::Run(arguments) => Ok(arguments),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_command_is_the_commands() {
+        let table: [(&[&str], &[&str]); 6] = [
+            (&["root", "ls", "-la", "--offline"], &["ls", "-la", "--offline"]),
+            (&["root", "--", "ls", "-la"], &["ls", "-la"]),
+            (&["root", "--", "--odd"], &["--odd"]),
+            (&["root", "sh", "-c", "exit 3", "--", "x"], &["sh", "-c", "exit 3", "--", "x"]),
+            (&["root", "pip", "--index", "http://x/"], &["pip", "--index", "http://x/"]),
+            (&["root"], &[]),
+        ];
+        for (arguments, command) in table {
+            let read = run(arguments).unwrap();
+            assert_eq!(read.root.as_deref(), Some(std::path::Path::new("root")), "{arguments:?}");
+            assert_eq!(read.command, command, "{arguments:?}");
+            assert!(!read.flags.offline && read.flags.index.is_empty(), "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn flags_stand_before_the_root_or_before_the_dashes() {
+        for arguments in
+            [&["--offline", "-e", "A=1", "root", "--", "true"][..], &["root", "--offline", "-e", "A=1", "--", "true"]]
+        {
+            let read = run(arguments).unwrap();
+            assert!(read.flags.offline, "{arguments:?}");
+            assert_eq!((read.flags.env, read.command), (vec!["A=1".to_owned()], vec!["true".into()]), "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn repeated_flags_keep_their_order() {
+        let read = run(&["--index", "http://b/", "--index", "http://a/", "root", "true"]).unwrap();
+        assert_eq!(read.flags.index, ["http://b/", "http://a/"]);
+    }
+}

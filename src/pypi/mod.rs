@@ -34,6 +34,9 @@ pub struct Index {
 pub struct Indexes {
     /// Mirrors in the order of the settings, then the official index when it is used.
     list: Vec<Index>,
+    /// The one index of tools that know only one.
+    #[serde(skip)]
+    single: String,
     /// No network.
     pub offline: bool,
     /// pip's `retries`.
@@ -49,6 +52,8 @@ impl Indexes {
             [] => vec![MIRROR_URL.to_owned()],
             urls => urls.to_vec(),
         };
+        let official_index = &settings.official_index.value;
+        let single = mirrors.iter().rfind(|url| !same(url, official_index)).or(mirrors.last()).cloned();
         let mut list: Vec<Index> = Vec::new();
         for url in mirrors {
             if !list.iter().any(|i| i.url == url) {
@@ -57,14 +62,14 @@ impl Indexes {
         }
         // Without a network the official index is out of reach, and pip would try it for half a minute a package.
         let offline = settings.offline.value || settings.network.value == Some(Network::None);
-        let official = settings.use_official.value && !offline;
-        let url = settings.official_index.value.clone();
-        if official && !list.iter().any(|i| i.url.trim_end_matches('/') == url.trim_end_matches('/')) {
-            list.push(Index { url, official: true });
+        let official = settings.use_official.value && !offline && !official_index.is_empty();
+        if official && !list.iter().any(|i| same(&i.url, official_index)) {
+            list.push(Index { url: official_index.clone(), official: true });
         }
         let only_files = list.iter().all(|i| is_file(&i.url));
         Indexes {
             list,
+            single: single.unwrap_or_else(|| MIRROR_URL.to_owned()),
             offline,
             // A file is there or not: waiting for it to come is only slow.
             retries: settings.retries.value.or(only_files.then_some(0)),
@@ -87,9 +92,10 @@ impl Indexes {
         self.list.iter().skip(1).map(|i| i.url.as_str())
     }
 
-    /// The one index of tools that know only one (easy_install, pdm): the last listed mirror, never the official index.
+    /// The one index of tools that know only one (easy_install, pdm): the last listed mirror, also where it is listed before,
+    /// and never the official index while there is another.
     pub fn single(&self) -> &str {
-        self.list.iter().rev().find(|i| !i.official).map_or(MIRROR_URL, |i| &i.url)
+        &self.single
     }
 
     /// Whether any of them is on the network.
@@ -112,27 +118,92 @@ impl Indexes {
     }
 }
 
+/// The same index: a slash at the end makes no other.
+fn same(one: &str, other: &str) -> bool {
+    one.trim_end_matches('/') == other.trim_end_matches('/')
+}
+
 fn is_file(url: &str) -> bool {
     url.starts_with("file:")
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::*;
+    use std::path::Path;
 
-    /// Indexes for the tests of this room.
+    use super::*;
+    use crate::settings::OFFICIAL_INDEX;
+
+    /// Settings with nothing but defaults, then `change`.
+    fn settings(change: impl FnOnce(&mut Settings)) -> Settings {
+        let nowhere = Path::new("/nonexistent");
+        let none = (Default::default(), Default::default(), Default::default());
+        let mut settings = crate::settings::resolve(&none.0, &none.1, &none.2, nowhere, nowhere).unwrap();
+        change(&mut settings);
+        settings
+    }
+
+    /// Indexes for the tests of this room; offline when `official` is not wanted.
     pub(crate) fn indexes(urls: &[&str], official: bool) -> Indexes {
-        let mut list: Vec<Index> = urls.iter().map(|u| Index { url: (*u).to_owned(), official: false }).collect();
-        if official {
-            list.push(Index { url: crate::settings::OFFICIAL_INDEX.to_owned(), official: true });
-        }
-        Indexes { list, offline: !official, retries: None, timeout: None }
+        Indexes::from(&settings(|s| {
+            s.indexes.value = urls.iter().map(|u| (*u).to_owned()).collect();
+            s.offline.value = !official;
+        }))
+    }
+
+    fn urls(indexes: &Indexes) -> Vec<&str> {
+        indexes.iter().map(|i| i.url.as_str()).collect()
     }
 
     #[test]
     fn the_single_index_is_the_last_mirror_and_never_the_official_one() {
-        assert_eq!(indexes(&["http://a/simple", "http://b/simple"], true).single(), "http://b/simple");
-        assert_eq!(indexes(&[MIRROR_URL], true).single(), MIRROR_URL);
+        let (a, b) = ("http://a/simple", "http://b/simple");
+        let with_slash = format!("{OFFICIAL_INDEX}/");
+        let table = [
+            (vec![a, b], b),
+            (vec![a, b, a], a),
+            (vec![a, OFFICIAL_INDEX], a),
+            (vec![a, &with_slash], a),
+            (vec![OFFICIAL_INDEX], OFFICIAL_INDEX),
+            (vec![], MIRROR_URL),
+        ];
+        for (list, expected) in table {
+            assert_eq!(indexes(&list, true).single(), expected, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn the_official_index_comes_last_and_only_with_a_network() {
+        let online = settings(|_| ());
+        assert_eq!(urls(&Indexes::from(&online)), [MIRROR_URL, OFFICIAL_INDEX]);
+        let without: [fn(&mut Settings); 4] = [
+            |s| s.offline.value = true,
+            |s| s.use_official.value = false,
+            |s| s.network.value = Some(Network::None),
+            |s| s.official_index.value.clear(),
+        ];
+        for change in without {
+            let indexes = Indexes::from(&settings(change));
+            assert_eq!((urls(&indexes), indexes.retries), (vec![MIRROR_URL], Some(0)));
+        }
+        let listed = [OFFICIAL_INDEX, "http://a/simple"];
+        assert_eq!(urls(&indexes(&listed, true)), listed);
+    }
+
+    #[test]
+    fn retries_are_as_set_else_none_for_files_else_of_the_tool() {
+        let retries = |urls: &[&str], official, set| {
+            Indexes::from(&settings(|s| {
+                s.indexes.value = urls.iter().map(|u| (*u).to_owned()).collect();
+                s.use_official.value = official;
+                s.retries.value = set;
+            }))
+            .retries
+        };
+        assert_eq!(retries(&[], false, None), Some(0));
+        assert_eq!(retries(&[], false, Some(7)), Some(7));
+        assert_eq!(retries(&[], true, None), None);
+        assert_eq!(retries(&["http://a/simple"], false, None), None);
     }
 
     #[test]

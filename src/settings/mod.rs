@@ -1,9 +1,13 @@
 //! Settings: defaults < file < environment < flags, each value with its origin.
 
+pub mod check;
 pub mod dib_env;
 pub mod file;
 pub mod flags;
 pub mod layer;
+pub mod locate;
+pub mod nearest;
+mod reader;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -235,7 +239,7 @@ pub fn resolve(
 ) -> Result<Settings> {
     let mut faults = Vec::new();
     let mut settings = defaults(environment, home);
-    for (layer, origin) in file::layers(source, environment, home, cwd)? {
+    for (layer, origin) in file::layers(source, environment, home, cwd, &mut faults)? {
         layer.apply(&mut settings, &|_| origin.clone());
     }
     let (layer, origins, notes) = dib_env::read(environment);
@@ -244,7 +248,7 @@ pub fn resolve(
     let layer = flags.layer(&mut faults);
     layer.apply(&mut settings, &|field| Origin::Flag(format!("--{}", flag_name(field))));
     settings.make_absolute(cwd);
-    check(&settings, &mut faults);
+    check::check(&settings, &mut faults);
     if faults.is_empty() {
         return Ok(settings);
     }
@@ -313,64 +317,6 @@ impl Settings {
 /// A fault and what to do about it.
 pub type Faults = Vec<(String, String)>;
 
-fn check(settings: &Settings, faults: &mut Faults) {
-    let official = (!settings.official_index.value.is_empty()).then_some(&settings.official_index.value);
-    for url in settings.indexes.value.iter().chain(official) {
-        check_url(url, faults);
-    }
-    let lay = settings.lay.value.iter().map(|l| ("--lay", &l.path));
-    let bind = settings.bind.value.iter().map(|b| ("--bind", &b.target));
-    let tmpfs = settings.tmpfs.value.iter().map(|t| ("--tmpfs", t));
-    let workdir = std::iter::once(("--workdir", &settings.workdir.value));
-    for (flag, path) in lay.chain(bind).chain(tmpfs).chain(workdir) {
-        check_inside(flag, path, faults);
-    }
-    if settings.offline.value && settings.network.value == Some(Network::Host) {
-        let network = settings.indexes.value.iter().any(|u| !u.starts_with("file:"));
-        if !network {
-            faults.push((
-                "--offline with local mirrors and --network host contradict each other".to_owned(),
-                "Leave one of them out: --offline alone gives the step an empty network.".to_owned(),
-            ));
-        }
-    }
-}
-
-fn check_inside(flag: &str, path: &Path, faults: &mut Faults) {
-    if crate::image::Inside::lexical(path).is_none() {
-        faults.push((
-            format!("{flag} {} has a .. in it", path.display()),
-            "Write the absolute path inside the image without .. components.".to_owned(),
-        ));
-    } else if !path.is_absolute() {
-        faults.push((
-            format!("{flag} {} is not absolute", path.display()),
-            format!("Write it from the root of the image: /{}.", path.display()),
-        ));
-    }
-}
-
-fn check_url(url: &str, faults: &mut Faults) {
-    let known =
-        ["http://", "https://", "file:///"].iter().any(|scheme| url.starts_with(scheme) && url.len() > scheme.len());
-    let clean = !url.chars().any(|c| c.is_whitespace() || c.is_control());
-    if known && clean {
-        return;
-    }
-    let hint = match url.split_once("://") {
-        _ if !clean => {
-            "Remove the white space; several mirrors are several --index flags or DIB_PYPI_MIRROR_URL_* variables."
-                .to_owned()
-        }
-        None if url.starts_with('/') => {
-            format!("For a directory of this machine use --mirror {url}; inside the image it is file:///tmp/pypi.")
-        }
-        None => format!("Write the scheme: http://{url} or https://{url}."),
-        Some(_) => "Use a URL that begins with http://, https:// or file:///.".to_owned(),
-    };
-    faults.push((format!("the mirror URL {url:?} cannot be used"), hint));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -400,6 +346,18 @@ mod tests {
         let fault = Fault::from_error(resolved(flags, &[]).unwrap_err());
         assert_eq!(fault.because.len(), 5, "{:#?}", fault.because);
         assert!(fault.hints.iter().any(|h| h.contains("http://pypi.example/simple")));
+    }
+
+    #[test]
+    fn faults_of_the_file_are_told_with_those_of_the_flags() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("dropcloth.yaml"), "retries: many\nindex: nothing\n").unwrap();
+        let flags = Flags { tmpfs: vec!["var".into()], ..Flags::default() };
+        let source = Source::default();
+        let result = resolve(&flags, &source, &Environment::default(), Path::new("/nonexistent"), directory.path());
+        let fault = Fault::from_error(result.unwrap_err());
+        assert_eq!(fault.because.len(), 3, "{:#?}", fault.because);
+        assert!(fault.because[0].contains("dropcloth.yaml:1:1: retries:"), "{:#?}", fault.because);
     }
 
     #[test]
