@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use support::tree::{self, Snapshot};
-use support::{Field, stderr};
+use support::{Field, shell, stderr};
 
 /// Rows: a name, and what `sh -c` runs in the image, in the folder /t. Not in the tables, because overlayfs itself gives
 /// the program another answer than a plain directory does (docs/commit.md lists these limits of the kernel):
@@ -291,6 +291,7 @@ const ATTRIBUTES: &[Row] = &[
 
 /// The richer root: the small one with /t, and the tools that busybox does not have. All times are long past.
 const PREPARE: &str = r#"
+mknod -m 666 dev/null c 1 3; mknod -m 666 dev/zero c 1 5
 chmod 755 bin/renameat2; mkdir t; cd t
 mkdir -p d1/sub/deep d2/sub2 d3 empty empty2 l l2 x/owndir acl gid odd f deep
 mkdir f/immdir f/immdir/sub f/appdir f/nodump-d f/top f/dirsync l/immdir
@@ -319,7 +320,6 @@ const FLAGS: &str =
     "cd t; chattr +d f/nodump f/nodump2 f/nodump-d f/nodump-d/old l/d1; chattr +A f/noatime; chattr +S f/sync
     chattr +T f/top; chattr +D f/dirsync; chattr +a f/app f/appdir; chattr +i f/imm f/himm1 f/immdir l/immdir";
 
-/// From the machine: program and libraries at the same paths.
 const TOOLS: [&str; 5] = ["perl", "setfattr", "setfacl", "setcap", "chattr"];
 
 /// System calls that no tool makes: an exchange, a socket's name, a file without a name (O_TMPFILE) that gets one.
@@ -344,7 +344,7 @@ fn prepared() -> &'static Path {
         let root = directory.path().join("root");
         support::copy(&support::small_root(), &root);
         for tool in TOOLS {
-            install(tool, &root);
+            support::install(tool, &root);
         }
         for (name, script) in SCRIPTS {
             std::fs::write(root.join("bin").join(name), script).unwrap();
@@ -353,19 +353,6 @@ fn prepared() -> &'static Path {
         directory
     });
     directory.path()
-}
-
-fn install(tool: &str, root: &Path) {
-    let script = format!(
-        "p=$(command -v {tool}); cp -L \"$p\" ./bin/
-         for l in $(ldd \"$p\" | grep -o '/[^ ]*'); do mkdir -p \".${{l%/*}}\"; cp -L \"$l\" \".$l\"; done"
-    );
-    shell(&script, root);
-}
-
-fn shell(script: &str, directory: &Path) {
-    let output = Command::new("bash").args(["-ec", script]).current_dir(directory).output().unwrap();
-    assert!(output.status.success(), "{script}\n{}", stderr(&output));
 }
 
 fn field() -> Field {
@@ -379,10 +366,12 @@ fn now() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap() - 1
 }
 
+/// With /proc, in a mount namespace of its own: the other rows look for mounts that are left on the host.
 fn in_chroot(root: &Path, script: &str) -> Output {
-    let mut command = Command::new("chroot");
-    command.arg(root).args(["/bin/sh", "-c", script]).env_clear();
-    command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").output().unwrap()
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-ec", "mount -t proc proc ./proc; exec chroot . /bin/sh -c \"$1\"", "sh", script]);
+    command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command.current_dir(root).output().unwrap()
 }
 
 /// What is different after the row in a chroot and in a committed step; and when the row itself did something else.
@@ -390,18 +379,7 @@ fn row(script: &str) -> Vec<String> {
     let start = now();
     let full = format!("set -e; export LC_ALL=C; cd /t; {script}");
     let (plain, mut step) = (field(), field());
-    // perl looks at nothing there, and the chroot has neither.
-    shell("mount -t proc proc ./proc", &plain.root);
-    shell(
-        "mknod -m 666 ./dev/null c 1 3; mknod -m 666 ./dev/zero c 1 5; touch -d 2001-02-03 dev/null dev/zero dev",
-        &plain.root,
-    );
-    shell(
-        "mknod -m 666 ./dev/null c 1 3; mknod -m 666 ./dev/zero c 1 5; touch -d 2001-02-03 dev/null dev/zero dev",
-        &step.root,
-    );
     let expected = in_chroot(&plain.root, &full);
-    shell("umount ./proc", &plain.root);
     let capabilities = ["LINUX_IMMUTABLE", "SYS_ADMIN", "SETFCAP"];
     let options: Vec<&str> = capabilities.iter().flat_map(|name| ["--cap-add", name]).collect();
     let output = step.run(&options, &full);
@@ -432,19 +410,9 @@ fn check(rows: &[Row]) {
     let half = |parity: usize| {
         let only = only.clone();
         let chosen: Vec<Row> = rows.iter().skip(parity).step_by(2).copied().filter(|r| r.0.contains(&only)).collect();
-        thread::spawn(move || {
-            chosen
-                .iter()
-                .map(|(name, script)| {
-                    let t = std::time::Instant::now();
-                    let r = (*name, *script, row(script));
-                    if t.elapsed().as_secs_f64() > 0.8 {
-                        eprintln!("SLOW {name} {:?}", t.elapsed());
-                    }
-                    r
-                })
-                .collect::<Vec<_>>()
-        })
+        let work = move || chosen.iter().map(|(name, script)| (*name, *script, row(script))).collect::<Vec<_>>();
+        // The snapshot of a deep tree is a deep recursion.
+        thread::Builder::new().stack_size(64 << 20).spawn(work).unwrap()
     };
     let threads = [half(0), half(1)];
     let done = threads.into_iter().flat_map(|thread| thread.join().unwrap());

@@ -1,153 +1,287 @@
-//! The runner is killed, or a call fails, at the nth system call of a run: after the next use the image is as before the
-//! step or as after it, never else. In CI every few calls; with DROPCLOTH_LONG=1 every one.
+//! A commit that is interrupted anywhere is finished or undone as a whole: killed, or failed by the disk, at each system
+//! call that changes something. strace(1) does it, to the supervisor only.
 #![allow(missing_docs, clippy::disallowed_methods, reason = "a test starts programs and clears up after itself")]
 
 mod support;
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use support::{Field, assert_code, copy, small_root, stderr, tree};
+use support::tree::{self, Snapshot};
+use support::{Field, assert_code, shell, stderr};
 
-/// Calls that change something, or wait for the disk.
-const CALLS: &str = "renameat2,renameat,linkat,unlinkat,mkdirat,mknodat,symlinkat,openat,fsync,syncfs,utimensat,ioctl,lsetxattr,\
-                     lremovexattr,fchmod,fchmodat,fchownat";
+/// Something of everything that has a record of its own in the journal, and what makes one record stand on another.
+const STEP: &str = "set -e; cd /t
+    mv d1 d9; echo x >> d9/a; echo n > d9/sub/new; mkdir d1; mv d9/sub d1/sub
+    mv d2 swap; mv d3 d2; mv swap d3
+    rm -r d4; mkdir d4; mv d5 d4/; echo x > d4/d5/a
+    mv d6/mid/in out; rm -r d6; ln -s / d6
+    echo x >> l/h1; rm l/h2; ln l/h1 l/h4
+    rm file; echo n > new; mkdir -p n/m; echo n > n/m/f; ln n/m/f n/g; mv moved n/
+    rm -r d7; echo now a file > d7; rm link; mkdir link; echo n > link/f
+    chmod 700 d8; chown 3:4 d8; setfattr -n user.a -v 1 d8; setfattr -n trusted.overlay.mine -v 1 n/m/f
+    mkdir w; rm -r d8/old; mkdir d8/old; mv d8/old w/; echo x >> nodump; chmod 711 /t
+    chattr -i imm; echo x >> imm; chattr +i imm n/m/f; touch -d '2001-01-01 00:00:00' d8 w l";
 
-/// A bit of everything that a commit can have to do; all times are set, so that two runs give the same tree.
-const STEP: &str = r#"echo hi > /etc/new; rm /etc/group; mkdir -p /opt/a/b; echo x > /opt/a/b/c; mv /var/lib /var/lib2; chmod 700 /usr
-    mv /usr/bin /bin2; echo y >> /etc/hosts; ln /etc/passwd /etc/p2; echo z >> /etc/passwd; rm -rf /usr/sbin; mkdir /usr/sbin
-    touch /usr/sbin/q; mv /var/tmp /opt/tmp; ln -s x /etc/link; chmod 711 /
-    touch -h -d "2020-02-02 02:02:02" /etc/* /opt/a/b/c /opt/a/b /opt/a /opt/* /opt /usr/sbin/q /usr/sbin /usr /var /etc /"#;
+const PREPARE: &str = "mkdir t; cd t
+    mkdir -p d1/sub d2/two d3/three d4 d5 d6/mid/in d7 d8/old l l2
+    for f in d1/a d1/sub/x d2/two/f d3/three/f d4/gone d5/a d5/b d6/mid/in/f d6/out d7/f d8/old/f d8/f file moved imm nodump l/h1 l/i
+    do echo $f > $f; done
+    ln l/h1 l/h2; ln l/h1 l2/h3; ln -s d1 link; cd ..; find . -exec touch -h -d 2001-02-03T04:05:06.5 {} +";
 
+const OPTIONS: [&str; 4] = ["--cap-add", "LINUX_IMMUTABLE", "--cap-add", "SYS_ADMIN"];
+
+/// The calls that change something, as strace names them.
+const CALLS: &str = "renameat2,linkat,unlinkat,mkdirat,symlinkat,fsync,syncfs,utimensat,ioctl,lsetxattr,lremovexattr,\
+                     fchmod,fchownat,write,openat";
+
+/// What every test here starts from.
 struct Ground {
-    field: Field,
-    original: std::path::PathBuf,
-    before: tree::Snapshot,
-    after: tree::Snapshot,
+    directory: tempfile::TempDir,
+    start: i64,
+    before: Snapshot,
+    after: Snapshot,
+    /// The run's calls in order.
+    calls: Vec<Call>,
+    /// Where in them the commit is decided.
+    decided: usize,
 }
 
-impl Ground {
-    fn new() -> Ground {
-        let mut field = Field::small();
-        field.forget_leaks();
-        let original = field.path().join("original");
-        copy(&small_root(), &original);
-        std::fs::hard_link(original.join("etc/passwd"), original.join("etc/passwd.link")).unwrap();
-        let before = field.snapshot();
-        let mut ground = Ground { field, original, after: before.clone(), before };
-        ground.renew();
-        ground.before = ground.field.snapshot();
-        assert_code(&ground.field.run(&[], STEP), 0);
-        ground.after = ground.field.snapshot();
-        assert!(!tree::diff(&ground.before, &ground.after).is_empty());
-        ground
-    }
+#[derive(Clone, Debug)]
+struct Call {
+    name: String,
+    /// How many of this name came before it: strace counts each name for itself.
+    nth: usize,
+    line: String,
+}
 
-    /// An untouched image in place of the last one.
-    fn renew(&self) {
-        let _ = std::fs::remove_dir_all(&self.field.root);
-        copy(&self.original, &self.field.root);
-    }
-
-    /// Runs the step under strace with `fault` injected at the nth of the calls.
-    fn run(&self, fault: &str, n: usize) -> Output {
-        let inject = format!("inject={CALLS}:{fault}:when={n}");
-        Command::new("strace")
-            .args(["-o", "strace.log", "-e", &format!("trace={CALLS}"), "-e", &inject])
-            .arg(support::binary())
-            .args(["run", "./rootfs", "--", "sh", "-c", STEP])
-            .env("HOME", self.field.path())
-            .current_dir(self.field.path())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
-    }
-
-    /// Whether the fault of the last run was reached.
-    fn was_injected(&self) -> bool {
-        let log = std::fs::read(self.field.path().join("strace.log")).unwrap();
-        log.windows(8).any(|w| w == b"INJECTED")
-    }
-
-    /// The next use, and what the image is then: true for after.
-    fn settled(&self, n: usize, next: &[&str]) -> bool {
-        let mut output = self.field.dropcloth(next).output().unwrap();
-        // The kernel kills the sandbox a moment after its supervisor; until then the image is locked.
-        for _ in 0..100 {
-            if !stderr(&output).contains("in use") {
-                break;
-            }
-            std::thread::park_timeout(std::time::Duration::from_millis(20));
-            output = self.field.dropcloth(next).output().unwrap();
+impl Call {
+    fn changes_something(&self) -> bool {
+        match self.name.as_str() {
+            "ioctl" => self.line.contains("SETFLAGS") || self.line.contains("SETXATTR"),
+            "openat" => self.line.contains("O_CREAT"),
+            "write" => !self.line.starts_with("write(2,"),
+            _ => true,
         }
+    }
+}
+
+fn ground() -> &'static Ground {
+    static GROUND: OnceLock<Ground> = OnceLock::new();
+    GROUND.get_or_init(|| {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let root = directory.path().join("root");
+        support::copy(&support::small_root(), &root);
+        ["chattr", "setfattr"].iter().for_each(|tool| support::install(tool, &root));
+        shell(PREPARE, &root);
+        // One second early: the kernel stamps files with the time of its last tick.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let start = i64::try_from(now).unwrap() - 1;
+        let field = field(directory.path());
+        let before = field.snapshot().clock_times_alike(start);
+        let log = directory.path().join("log");
+        let output = traced(&field, &["-o", log.to_str().unwrap(), "-e", &format!("trace={CALLS}")]);
         assert_code(&output, 0);
-        let now = self.field.snapshot();
-        assert!(!self.field.path().join(".dropcloth").exists(), "call {n}: a transaction is left");
-        if tree::diff(&self.before, &now).is_empty() {
-            return false;
+        let after = field.snapshot().clock_times_alike(start);
+        let calls = calls(&std::fs::read_to_string(log).unwrap());
+        let decided = calls.iter().position(|c| c.name == "renameat2" && c.line.contains("\"plan.tmp\"")).unwrap();
+        Ground { directory, start, before, after, calls, decided }
+    })
+}
+
+/// A copy of the prepared root, with the flags that cp(1) does not copy.
+fn field(directory: &Path) -> Field {
+    let field = Field::of(&directory.join("root"));
+    shell("chattr +d t/nodump; chattr +i t/imm", &field.root);
+    field
+}
+
+fn calls(log: &str) -> Vec<Call> {
+    let mut found: Vec<Call> = Vec::new();
+    for line in log.lines() {
+        let Some((name, _)) = line.split_once('(') else { continue };
+        let nth = found.iter().filter(|call| call.name == name).count() + 1;
+        found.push(Call { name: name.to_owned(), nth, line: line.to_owned() });
+    }
+    found
+}
+
+/// The step under strace. What the run starts is not traced.
+fn traced(field: &Field, options: &[&str]) -> Output {
+    let run = field.dropcloth(["run"].iter().chain(&OPTIONS).chain(&["./rootfs", "--", "sh", "-c", STEP]));
+    let mut command = Command::new("strace");
+    command.args(options).arg("--").arg(run.get_program()).args(run.get_args()).env_clear();
+    command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.current_dir(field.path()).stdin(std::process::Stdio::null()).output().unwrap()
+}
+
+fn injected(field: &Field, call: &Call, what: &str) -> Output {
+    let Call { name, nth, .. } = call;
+    traced(
+        field,
+        &["-o", "/dev/null", "-e", &format!("trace={name}"), "-e", &format!("inject={name}:{what}:when={nth}")],
+    )
+}
+
+/// The kernel ends the sandbox a moment after its supervisor: until then the image is locked.
+fn recover(field: &Field) -> Output {
+    for _ in 0..200 {
+        let output = field.dropcloth(["recover", "./rootfs"]).output().unwrap();
+        if !stderr(&output).contains("in use by") {
+            return output;
         }
-        let differences = tree::diff(&self.after, &now);
-        assert!(differences.is_empty(), "call {n} leaves something between before and after: {differences:#?}");
-        true
+        thread::park_timeout(Duration::from_millis(20));
+    }
+    panic!("the sandbox of a killed runner still runs");
+}
+
+/// What the image is after `dropcloth recover`.
+fn recovered(field: &mut Field) -> Result<State, String> {
+    let output = recover(field);
+    if output.status.success() {
+        return state(field);
+    }
+    field.forget_leaks();
+    Err(format!("  recover: {}", stderr(&output)))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Before,
+    After,
+}
+
+/// What the image is now; an error when it is neither.
+fn state(field: &mut Field) -> Result<State, String> {
+    let found = compare(field);
+    if found.is_err() {
+        field.forget_leaks();
+    }
+    found
+}
+
+fn compare(field: &Field) -> Result<State, String> {
+    let now = field.snapshot().clock_times_alike(ground().start);
+    if field.path().join(".dropcloth").exists() {
+        return Err("  .dropcloth is still there".to_owned());
+    }
+    let [from_before, from_after] = [&ground().before, &ground().after].map(|snapshot| tree::diff(snapshot, &now));
+    match (from_before.is_empty(), from_after.is_empty()) {
+        (true, _) => Ok(State::Before),
+        (_, true) => Ok(State::After),
+        _ if from_before.len() < from_after.len() => Err(format!("  from before:\n    {}", from_before.join("\n    "))),
+        _ => Err(format!("  from after:\n    {}", from_after.join("\n    "))),
     }
 }
 
-fn stride() -> usize {
-    if std::env::var_os("DROPCLOTH_LONG").is_some() { 1 } else { 5 }
+fn every_one() -> bool {
+    std::env::var_os("DROPCLOTH_LONG").is_some()
+}
+
+/// Tries each of the calls (each `stride`th in the short form), on two threads; fails with all that went wrong.
+#[track_caller]
+fn each(calls: &[Call], stride: usize, attempt: fn(&Call) -> Result<State, String>) -> (usize, usize) {
+    let calls = calls.iter().filter(|call| call.changes_something());
+    let chosen: Vec<Call> = calls.step_by(if every_one() { 1 } else { stride }).cloned().collect();
+    let results: Vec<Result<State, String>> = thread::scope(|scope| {
+        let half = |parity: usize| {
+            let mine = chosen.iter().skip(parity).step_by(2);
+            scope.spawn(move || {
+                let told = |call: &Call| {
+                    attempt(call).map_err(|e| format!("{} ({}): {}\n{e}", call.name, call.nth, call.line))
+                };
+                mine.map(told).collect::<Vec<_>>()
+            })
+        };
+        [half(0), half(1)].into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    let failed: Vec<&String> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+    let shown: Vec<String> = failed.iter().take(10).map(|text| (*text).clone()).collect();
+    assert!(failed.is_empty(), "{} of {}:\n{}", failed.len(), chosen.len(), shown.join("\n"));
+    let count = |state: State| results.iter().filter(|result| **result == Ok(state)).count();
+    (count(State::Before), count(State::After))
+}
+
+fn has_strace() -> bool {
+    Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success())
+}
+
+macro_rules! needs_strace {
+    () => {
+        needs_root!();
+        if !has_strace() {
+            return support::skip("it needs strace");
+        }
+    };
 }
 
 #[test]
-fn a_runner_killed_at_any_call_leaves_the_image_as_before_or_after() {
-    needs_root!();
-    let ground = Ground::new();
-    let (mut before, mut after) = (0, 0);
-    for n in (1..).step_by(stride()) {
-        ground.renew();
-        if ground.run("signal=KILL", n).status.success() {
-            break;
-        }
-        match ground.settled(n, &["recover", "./rootfs"]) {
-            true => after += 1,
-            false => before += 1,
-        }
-    }
+fn a_runner_killed_at_any_call_leaves_the_image_before_or_after_the_step() {
+    needs_strace!();
+    let (before, after) = each(&ground().calls, 5, |call| {
+        let mut field = field(ground().directory.path());
+        injected(&field, call, "signal=KILL");
+        recovered(&mut field)
+    });
     println!("killed: {before} before, {after} after");
-    assert!(before > 3 && after > 3, "{before} before and {after} after: the window was missed");
+    assert!(before > 0 && after > 0, "{before} before, {after} after");
 }
 
 #[test]
-fn a_call_that_fails_in_a_run_leaves_the_image_as_before_or_after() {
-    needs_root!();
-    let ground = Ground::new();
-    let mut failed = 0;
-    for fault in ["error=ENOSPC", "error=EIO"] {
-        for n in (1..).step_by(stride() * 2) {
-            ground.renew();
-            let output = ground.run(fault, n);
-            if !ground.was_injected() {
-                break;
+fn a_recovery_killed_at_any_call_can_be_recovered() {
+    needs_strace!();
+    let decided = &ground().calls[ground().decided + 1..];
+    let (before, after) = each(decided, 7, |call| {
+        let mut field = field(ground().directory.path());
+        injected(&field, &ground().calls[ground().decided + 1], "signal=KILL");
+        // The recovery makes the same calls as the commit, nearly: any of them will do.
+        let options =
+            ["-o", "/dev/null", "-e", &format!("inject={}:signal=KILL:when={}", call.name, call.nth.div_ceil(2))];
+        let mut command = Command::new("strace");
+        command.args(options).arg(support::binary()).args(["recover", "./rootfs"]).env("HOME", field.path());
+        command.current_dir(field.path()).output().unwrap();
+        recovered(&mut field)
+    });
+    assert!(before == 0 && after > 0, "{before} before, {after} after");
+}
+
+#[test]
+fn an_error_of_the_disk_fails_the_command_and_is_recovered() {
+    needs_strace!();
+    let first = ground().calls.iter().position(|call| call.name == "syncfs").unwrap();
+    let (before, after) = each(&ground().calls[first..], 5, |call| {
+        let mut field = field(ground().directory.path());
+        let error = if call.nth % 2 == 0 { "error=ENOSPC" } else { "error=EIO" };
+        let output = injected(&field, call, error);
+        match output.status.code() {
+            Some(125) => {}
+            // An error that does not matter: a question that the file system need not answer, a call tried again.
+            Some(0) if state(&mut field) == Ok(State::After) => return Ok(State::After),
+            code => {
+                field.forget_leaks();
+                return Err(format!("  {error} ended with {code:?}: {}", stderr(&output)));
             }
-            failed += usize::from(!output.status.success());
-            ground.settled(n, &["recover", "./rootfs"]);
         }
-    }
-    assert!(failed > 10, "only {failed} runs noticed their failed call");
+        recovered(&mut field)
+    });
+    println!("errors: {before} before, {after} after");
+    assert!(before > 0 && after > 0, "{before} before, {after} after");
 }
 
 #[test]
-fn the_next_run_finishes_an_interrupted_commit_by_itself() {
-    needs_root!();
-    let ground = Ground::new();
-    let mut finished = false;
-    for n in (1..400).step_by(7) {
-        ground.renew();
-        if ground.run("signal=KILL", n).status.success() {
-            break;
-        }
-        if Path::new(&ground.field.path().join(".dropcloth")).exists() {
-            let after = ground.settled(n, &["run", "./rootfs", "--", "true"]);
-            finished |= after;
-        }
-    }
-    assert!(finished, "no commit was interrupted");
+fn the_next_run_finishes_an_interrupted_commit() {
+    needs_strace!();
+    let mut field = field(ground().directory.path());
+    let calls = &ground().calls[ground().decided..];
+    let call = calls.iter().filter(|call| call.name == "renameat2").nth(6).unwrap();
+    injected(&field, call, "signal=KILL");
+    let list = field.dropcloth(["list", "./rootfs"]).output().unwrap();
+    assert!(support::stdout(&list).contains("interrupted commit"), "{}", support::stdout(&list));
+    let output = field.run(&[], "test -e /t/n/m/f && test ! -e /t/file");
+    assert_code(&output, 0);
+    assert!(stderr(&output).contains("finished"), "{}", stderr(&output));
+    assert_eq!(state(&mut field), Ok(State::After));
 }

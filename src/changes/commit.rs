@@ -9,6 +9,7 @@ use super::{Changes, copy, discard};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Image;
 use crate::sys::fs::{self, Times};
+use crate::sys::process;
 use crate::transaction::journal::{self, Progress};
 use crate::transaction::recover::Recovered;
 use crate::transaction::{State, Transaction};
@@ -19,6 +20,8 @@ pub fn scan(transaction: &Transaction, image: &Image) -> Result<(Changes, Vec<Re
 }
 
 fn scan_in(directory: BorrowedFd<'_>, state: &State, image: BorrowedFd<'_>) -> Result<(Changes, Vec<Record>)> {
+    // The walk holds a directory open for each level of a tree, and a step can make it deep.
+    process::raise_file_limit();
     let upper = fs::open_dir(directory, b"upper")?;
     let work = fs::open_dir(directory, b"work").ok();
     let scaffold = fs::open_dir(directory, b"scaffold").ok();

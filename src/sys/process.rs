@@ -217,3 +217,11 @@ pub fn exec_fd(file: BorrowedFd<'_>, arguments: &[CString], environment: &[CStri
     };
     std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
+
+/// Raises this process's limit of open files to what it may have. Not before the step has ended: it would inherit it.
+pub fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // Refused in no known case; then a tree deeper than the old limit is an error of its own.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}

@@ -153,6 +153,23 @@ pub fn copy(from: &Path, to: &Path) {
     assert!(status.success(), "cp -a {} {}", from.display(), to.display());
 }
 
+/// Runs a script of the test's own on the host.
+#[track_caller]
+pub fn shell(script: &str, directory: &Path) {
+    let output = Command::new("bash").args(["-ec", script]).current_dir(directory).output().unwrap();
+    assert!(output.status.success(), "{script}\n{}", stderr(&output));
+}
+
+/// Puts a program of this machine into a root, with its libraries at the same paths: busybox has no chattr(1).
+#[track_caller]
+pub fn install(tool: &str, root: &Path) {
+    let script = format!(
+        "p=$(command -v {tool}); cp -L \"$p\" ./bin/
+         for l in $(ldd \"$p\" | grep -o '/[^ ]*'); do mkdir -p \".${{l%/*}}\"; cp -L \"$l\" \".$l\"; done"
+    );
+    shell(&script, root);
+}
+
 pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
