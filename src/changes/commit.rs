@@ -5,9 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::record::Record;
 use super::redo::Redo;
 use super::scan::Layers;
+use super::leaks::{self, Needle, Remembered};
 use super::{Changes, copy, discard};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Image;
+use crate::settings::Leaks;
 use crate::sys::fs::{self, Times};
 use crate::sys::process;
 use crate::transaction::journal::{self, Progress};
@@ -32,17 +34,40 @@ fn scan_in(directory: BorrowedFd<'_>, state: &State, image: BorrowedFd<'_>) -> R
         scaffold: scaffold.as_ref().map(AsFd::as_fd),
         policy: &state.policy,
         prefix: state.prefix,
+        begun: state.begun,
+        epoch: state.rules.epoch,
     })
 }
 
-/// Commits the transaction; on return the image has every change, on the disk, and the transaction is removed.
-pub fn commit(transaction: Transaction, image: &Image, changes: &Changes, records: Vec<Record>) -> Result<()> {
-    if let Some(path) = changes.forbidden.first() {
-        return refuse(
-            Fault::new(format!("the step changed {path}, whose override says when_changed: fail"))
-                .hint("Change the step, or set when_changed to drop or keep for this file in the settings."),
-        );
+/// Searches what the step changed for traces of the run: those of the transaction's rules, its overrides, and `secrets`.
+pub fn find_leaks(transaction: &Transaction, changes: &mut Changes, secrets: &[Needle]) -> Result<()> {
+    let rules = &transaction.state.rules;
+    if rules.leaks == Leaks::Off {
+        return Ok(());
     }
+    let mut needles = [secrets, &rules.needles].concat();
+    if let Ok(scaffold) = fs::open_dir(transaction.directory(), b"scaffold") {
+        needles.extend(leaks::overrides(scaffold.as_fd(), &transaction.state.policy));
+    }
+    let upper = fs::open_dir(transaction.directory(), b"upper")?;
+    changes.leaks = leaks::scan(upper.as_fd(), changes, &transaction.state.policy, &needles)?;
+    for remembered in &transaction.state.secret_leaks {
+        changes.leaks.extend(remembered.still(upper.as_fd())?);
+    }
+    Ok(())
+}
+
+/// Searches for the secrets of a step whose transaction is committed later, without them.
+pub fn remember_secrets(transaction: &mut Transaction, changes: &Changes, secrets: &[Needle]) -> Result<()> {
+    let upper = fs::open_dir(transaction.directory(), b"upper")?;
+    for leak in leaks::scan(upper.as_fd(), changes, &transaction.state.policy, secrets)? {
+        transaction.state.secret_leaks.extend(Remembered::new(upper.as_fd(), leak)?);
+    }
+    Ok(transaction.state.save(transaction.directory())?)
+}
+
+/// Commits the transaction; on return the image has every change, on the disk, and the transaction is removed.
+pub fn commit(transaction: Transaction, image: &Image, records: Vec<Record>) -> Result<()> {
     if records.is_empty() {
         return transaction.remove();
     }

@@ -87,7 +87,7 @@ fn walk(
 /// Times and protection of the directory are taken now, since a redo would see changed ones.
 fn record(scan: &Scan<'_>, indexed: &Indexed, at: Inside, lower: &Inside) -> Result<Record> {
     let (times, flags) = match fs::open_dir_below(scan.layers.upper, at.parent().bytes()) {
-        Ok(directory) => (Times::of(&fs::fstat(directory.as_fd())?), 0),
+        Ok(directory) => (scan.clamped(Times::of(&fs::fstat(directory.as_fd())?)), 0),
         Err(_) => {
             let directory = fs::open_dir_below(scan.layers.image, lower.bytes())?;
             let flags = fs::flags(directory.as_fd())?.unwrap_or(0) & marks::PROTECTED_FLAGS;

@@ -1,8 +1,11 @@
 //! What a step did, read from the upper directory of its overlay; and commit and discard.
 
 pub mod commit;
+mod conflicts;
 pub mod copy;
 pub mod discard;
+pub mod gate;
+pub mod leaks;
 pub mod links;
 pub mod marks;
 mod overrides;
@@ -18,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::Inside;
 use crate::settings::WhenChanged;
 
+pub use conflicts::{Stamp, stamp};
 pub use scan::scan;
 
 /// What happened to one path.
@@ -93,6 +97,12 @@ pub struct Changes {
     pub dropped: Vec<Inside>,
     /// Overrides that the step changed and whose rule forbids it.
     pub forbidden: Vec<Inside>,
+    /// What somebody else changed in the image since the transaction began, and the step too.
+    pub conflicts: Vec<Inside>,
+    /// Traces of the run.
+    pub leaks: Vec<leaks::Leak>,
+    /// Where the result is not what a plain chroot leaves.
+    pub inexact: Vec<String>,
 }
 
 impl Changes {

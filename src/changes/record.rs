@@ -38,6 +38,9 @@ pub struct Restore {
     /// Project id to set.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub project: u32,
+    /// Times to set, where its own are too new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<Times>,
 }
 
 fn is_empty(attributes: &Attributes) -> bool {

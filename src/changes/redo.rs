@@ -220,6 +220,9 @@ impl<'a> Redo<'a> {
         for (attribute, value) in &restore.set.0 {
             xattr::set(directory, name, &attribute.0, &value.0)?;
         }
+        if let Some(times) = restore.times {
+            fs::set_times(directory, name, times)?;
+        }
         let kind = FileType::from_raw_mode(stat.st_mode);
         if (restore.flags == 0 && restore.project == 0) || !matches!(kind, FileType::RegularFile | FileType::Directory)
         {

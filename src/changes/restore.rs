@@ -11,6 +11,7 @@ use super::record::{Attributes, Hex, Record, Restore};
 use super::scan::{Found, Scan};
 use crate::error::Result;
 use crate::image::Inside;
+use crate::sys::fs::Times;
 use crate::sys::{fs, handle, xattr};
 
 /// What a new entry gets from its directory; all zeros where that has nothing to give.
@@ -39,6 +40,13 @@ pub(super) fn lost(file: BorrowedFd<'_>) -> Result<Restore> {
 impl Scan<'_> {
     /// What an entry must get back after overlayfs's attributes are stripped, and whether it has any of those.
     pub(super) fn restore(&self, found: Found<'_>, inherited: Inherited) -> Result<(Restore, bool)> {
+        let (mut restore, overlaid) = self.lost_by_overlay(found, inherited)?;
+        let times = Times::of(found.stat);
+        restore.times = Some(self.clamped(times)).filter(|clamped| *clamped != times);
+        Ok((restore, overlaid))
+    }
+
+    fn lost_by_overlay(&self, found: Found<'_>, inherited: Inherited) -> Result<(Restore, bool)> {
         let (set, overlaid) = self.escaped(found.upper, found.name)?;
         let kind = FileType::from_raw_mode(found.stat.st_mode);
         if !matches!(kind, FileType::RegularFile | FileType::Directory) {
@@ -52,7 +60,7 @@ impl Scan<'_> {
             self.keep_foreign(origin.as_fd(), &mut restore)?;
             return Ok((restore, overlaid));
         }
-        Ok((Restore { set, flags: inherited.flags, project: inherited.project }, overlaid))
+        Ok((Restore { set, flags: inherited.flags, project: inherited.project, times: None }, overlaid))
     }
 
     /// The image's file that this one was copied up from, wherever the step has moved the copy.

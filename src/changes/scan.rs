@@ -11,7 +11,7 @@ use rustix::fs::{FileType, Stat};
 use super::marks::{self, Prefix};
 use super::record::{Record, Restore};
 use super::restore::Inherited;
-use super::{Change, Changes, Kind, Policy, What, links};
+use super::{Change, Changes, Kind, Policy, Stamp, What, links};
 use crate::error::{Doing, Result};
 use crate::image::Inside;
 use crate::sys::fs::{self, Times};
@@ -31,6 +31,10 @@ pub struct Layers<'a> {
     pub policy: &'a Policy,
     /// Where overlayfs keeps its attributes.
     pub prefix: Prefix,
+    /// When the transaction began, by the clock that stamps the image's files; none: conflicts are not looked for.
+    pub begun: Option<Stamp>,
+    /// No committed entry is newer, seconds since 1970.
+    pub epoch: Option<i64>,
 }
 
 /// Scans the upper. No records: there is nothing to commit.
@@ -155,7 +159,11 @@ impl<'a> Scan<'a> {
         if attributes {
             self.change(&spot.path, What::Attributes, Kind::Directory);
         }
+        if attributes || outcome.own {
+            self.check(&spot.path, &old);
+        }
         if attributes || times.mtime != Times::of(&old).mtime || outcome.own {
+            let times = self.clamped(times);
             self.records.push(Record::Meta { at: spot.path.clone(), times });
         }
         self.protect(upper, b"", &spot.path, new.st_ino)
@@ -198,6 +206,7 @@ impl<'a> Scan<'a> {
     fn whiteout(&mut self, here: Spot) -> Result<bool> {
         // A whiteout over a scaffold entry that the image does not have hides nothing of the image.
         let Some(old) = self.old(&here)? else { return Ok(false) };
+        self.replaces(&here, &old)?;
         self.change(&here.path, What::Removed, Kind::of(old.st_mode));
         let slot = self.slot();
         self.records.push(Record::Trash { at: here.path, slot });
@@ -205,7 +214,7 @@ impl<'a> Scan<'a> {
     }
 
     fn file(&mut self, found: Found<'_>, here: Spot) -> Result<()> {
-        let what = if self.old(&here)?.is_some() { What::Modified } else { What::Added };
+        let what = self.what(&here)?;
         let (path, inode) = (here.path, found.stat.st_ino);
         self.changes.list.push(found.change(&path, what));
         let trash = self.slot();
@@ -260,7 +269,7 @@ impl<'a> Scan<'a> {
         self.merged(upper, &Spot { path: path.clone(), lower: Some(from), inherited: Inherited::default() })?;
         // Moving a directory changes the link count and `..` only; its times are those of the upper in any case.
         if !self.records[before..].iter().any(|r| matches!(r, Record::Meta { at, .. } if *at == path)) {
-            let times = Times::of(&fs::fstat(upper)?);
+            let times = self.clamped(Times::of(&fs::fstat(upper)?));
             self.records.push(Record::Meta { at: path, times });
         }
         Ok(())
@@ -281,7 +290,7 @@ impl<'a> Scan<'a> {
             self.piecewise(found, upper, &Spot { lower: None, ..here })?;
             return Ok(true);
         }
-        let what = if self.old(&here)?.is_some() { What::Modified } else { What::Added };
+        let what = self.what(&here)?;
         let (at, inode) = (here.path, found.stat.st_ino);
         let trash = self.slot();
         self.records.push(Record::Move { at: at.clone(), inode, directory: true, trash });
@@ -309,7 +318,8 @@ impl<'a> Scan<'a> {
         self.records.push(Record::Place { slot, at: at.clone(), trash });
         self.change(&at, What::Added, Kind::Directory);
         self.children(upper, here)?;
-        self.records.push(Record::Meta { at: at.clone(), times: Times::of(found.stat) });
+        let times = self.clamped(Times::of(found.stat));
+        self.records.push(Record::Meta { at: at.clone(), times });
         let (restore, _) = self.restore(found, here.inherited)?;
         if restore != Restore::default() {
             self.records.push(Record::Scrub { at: at.clone(), restore });
@@ -319,7 +329,7 @@ impl<'a> Scan<'a> {
 
     /// Everything below a directory that is moved whole: reported, and where overlayfs left something, recorded.
     fn tree(&mut self, upper: BorrowedFd<'_>, top: &Inside, below: &Inside, tree: &mut Tree) -> Result<()> {
-        let times = Times::of(&fs::fstat(upper)?);
+        let times = self.clamped(Times::of(&fs::fstat(upper)?));
         for entry in fs::entries(upper)? {
             let Some(stat) = fs::stat(upper, &entry.name)? else { continue };
             let found = Found { upper, name: &entry.name, stat: &stat };
@@ -341,6 +351,30 @@ impl<'a> Scan<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the entry replaces one of the image.
+    fn what(&mut self, here: &Spot) -> Result<What> {
+        let Some(old) = self.old(here)? else { return Ok(What::Added) };
+        self.replaces(here, &old)?;
+        Ok(What::Modified)
+    }
+
+    /// The image's entry goes, with everything below it.
+    fn replaces(&mut self, here: &Spot, old: &Stat) -> Result<()> {
+        if marks::is_whiteout(old) {
+            let what = "is a device 0:0 in the image, which overlayfs hides from the step";
+            self.changes.inexact.push(format!("{} {what}", here.path));
+        }
+        match &here.lower {
+            Some(lower) => self.check_all(&here.path, lower, old),
+            None => Ok(()),
+        }
+    }
+
+    /// Times that are committed.
+    pub(super) fn clamped(&self, times: Times) -> Times {
+        self.layers.epoch.map_or(times, |epoch| times.not_after(epoch))
     }
 
     /// What the image has there now.

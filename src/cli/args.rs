@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::settings::Flags;
+use crate::settings::flags::CommitFlags;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -91,6 +92,9 @@ pub enum Verb {
     },
     /// Commit a kept transaction to its image
     Commit {
+        /// What it has to respect, beside what the run said.
+        #[command(flatten)]
+        flags: CommitFlags,
         /// Its id, its image or its directory
         #[arg(value_name = "TRANSACTION")]
         id: String,

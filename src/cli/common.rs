@@ -5,11 +5,13 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::args::{Cli, RunArguments};
+use crate::changes::leaks::Needle;
 use crate::error::{Doing, Result};
 use crate::host::Host;
 use crate::image::Image;
 use crate::image::survey::Survey;
 use crate::plan::{self, Plan};
+use crate::sandbox::secrets::{self, Secret};
 use crate::settings::{self, Environment, Flags, Settings};
 use crate::transaction;
 
@@ -23,6 +25,8 @@ pub struct Prepared {
     pub image: Image,
     /// What will be done.
     pub plan: Plan,
+    /// The secrets of the step, once they are read.
+    pub secrets: Vec<Secret>,
 }
 
 /// The home directory of whoever called, through sudo too: that is whose mirror is meant.
@@ -60,7 +64,20 @@ pub fn prepare_in(cli: &Cli, flags: &Flags, root: &Path, command: &[OsString]) -
     let user = settings.user.value.clone();
     let survey = Survey::take(&image, user.as_deref(), |account| plan::wanted(&settings, account))?;
     let plan = plan::build(&settings, &host, &survey, command)?;
-    Ok(Prepared { settings, host, image, plan })
+    Ok(Prepared { settings, host, image, plan, secrets: Vec::new() })
+}
+
+impl Prepared {
+    /// Reads the secrets, once: each may be a pipe.
+    pub fn read_secrets(&mut self) -> Result<()> {
+        self.secrets = secrets::read(&self.settings)?;
+        Ok(())
+    }
+
+    /// What of them must not be found in the image.
+    pub fn secret_needles(&self) -> Vec<Needle> {
+        self.secrets.iter().filter_map(|s| Needle::new(format!("the secret {}", s.id), &s.contents)).collect()
+    }
 }
 
 /// A line of dropcloth's own. A standard error that is closed is no reason to fail.

@@ -2,11 +2,12 @@
 
 use super::args::Cli;
 use super::common;
-use crate::changes::commit as committing;
-use crate::error::Result;
+use crate::changes::{commit as committing, gate};
+use crate::error::{Doing, Result};
 use crate::image::Image;
 use crate::report::text;
 use crate::settings::Mode;
+use crate::settings::flags::CommitFlags;
 use crate::transaction::{self, Transaction, recover};
 
 /// The transaction called `what`: by id, name, image or directory.
@@ -39,12 +40,21 @@ pub fn changes(_cli: &Cli, id: &str, json: bool) -> Result<u8> {
 }
 
 /// Commits a kept transaction.
-pub fn commit(_cli: &Cli, id: &str) -> Result<u8> {
-    let (transaction, image) = open(id)?;
+pub fn commit(_cli: &Cli, id: &str, flags: &CommitFlags) -> Result<u8> {
+    let (mut transaction, image) = open(id)?;
     transaction::lock_image(&image, Mode::Commit)?;
-    let (changes, records) = committing::scan(&transaction, &image)?;
+    let rules = &mut transaction.state.rules;
+    rules.exact |= flags.exact;
+    rules.force |= flags.force;
+    rules.leaks = flags.leaks().unwrap_or(rules.leaks);
+    rules.epoch = flags.source_date_epoch.or(rules.epoch);
+    let (mut changes, records) = committing::scan(&transaction, &image)?;
+    committing::find_leaks(&transaction, &mut changes, &[])?;
+    gate::check(&changes, &transaction.state.rules, id)
+        .doing(|| format!("the transaction {id} was not committed to {}", image.path().display()))?;
+    gate::warn(&changes, &transaction.state.rules);
     let (files, bytes) = changes.files();
-    committing::commit(transaction, &image, &changes, records)?;
+    committing::commit(transaction, &image, records)?;
     common::say(&format!(
         "committed {}, {} to {}",
         text::counted(files, "file", "files"),

@@ -35,7 +35,7 @@ pub fn main() -> Result<u8> {
         Verb::Plan { arguments, json } => plan::plan(&cli, arguments, *json),
         Verb::Changes { id, json } => kept::changes(&cli, id, *json),
         Verb::Discard { id } => kept::discard(&cli, id),
-        Verb::Commit { id } => kept::commit(&cli, id),
+        Verb::Commit { flags, id } => kept::commit(&cli, id, flags),
         Verb::List { root, json } => list::list(&cli, root.as_deref(), *json),
         Verb::Recover { root } => recover::recover(&cli, root.as_deref()),
         Verb::Completions { shell } => {

@@ -63,7 +63,8 @@ pub fn run(cli: &Cli, arguments: &RunArguments, name: &str) -> Result<u8> {
     // Without ROOT, the first word is the command's.
     let first = arguments.root.iter().map(|word| word.clone().into_os_string());
     let command: Vec<OsString> = first.chain(arguments.command.iter().cloned()).collect();
-    let prepared = common::prepare_in(cli, &arguments.flags, &root, &command)?;
+    let mut prepared = common::prepare_in(cli, &arguments.flags, &root, &command)?;
+    prepared.read_secrets()?;
     if prepared.image.identity() != transaction.state.root {
         return refuse(
             Fault::new(format!("{} is not the directory that the transaction {name} was begun on", root.display()))
@@ -95,6 +96,9 @@ pub fn run(cli: &Cli, arguments: &RunArguments, name: &str) -> Result<u8> {
         Fate::TakenBack
     };
     let (changes, _) = commit::scan(&transaction, &prepared.image)?;
+    if fate == Fate::Joined && !prepared.secrets.is_empty() {
+        commit::remember_secrets(&mut transaction, &changes, &prepared.secret_needles())?;
+    }
     let seconds = (step_seconds, started.elapsed().as_secs_f64());
     single::tell(&prepared, &outcome, changes, fate, Some(name.to_owned()), seconds)
 }

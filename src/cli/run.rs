@@ -6,9 +6,10 @@ use super::args::{Cli, RunArguments};
 use super::common::{self, Prepared, say};
 use crate::changes::marks::Prefix;
 use crate::changes::record::Record;
+use crate::changes::gate::{self, Rules};
 use crate::changes::{Changes, Policy, commit};
 use crate::error::{Doing, Fault, Result, refuse};
-use crate::plan::describe;
+use crate::plan::{describe, traces};
 use crate::report::{self, Fate, Report};
 use crate::sandbox::{self, Outcome, scaffold};
 use crate::settings::{Mode, OnFailure};
@@ -18,7 +19,8 @@ use crate::transaction::{self, State, Transaction, journal, recover};
 
 /// Runs the step and commits or discards it. Returns the step's exit status.
 pub fn run(cli: &Cli, arguments: &RunArguments) -> Result<u8> {
-    let prepared = common::prepare(cli, arguments)?;
+    let mut prepared = common::prepare(cli, arguments)?;
+    prepared.read_secrets()?;
     if let Some(path) = &prepared.settings.report.value {
         report::json::check(path)?;
     }
@@ -62,7 +64,18 @@ pub fn sweep(prepared: &Prepared) -> Result<()> {
 /// The state of a new transaction.
 pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
     let plan = &prepared.plan;
+    let settings = &prepared.settings;
+    let rules = Rules {
+        exact: settings.exact.value,
+        leaks: settings.leaks.value,
+        force: settings.force.value,
+        epoch: settings.source_date_epoch.value,
+        needles: traces::needles(plan),
+    };
     Ok(State {
+        rules,
+        secret_leaks: Vec::new(),
+        begun: None,
         version: journal::VERSION,
         id: transaction::new_id()?,
         image: plan.image.clone(),
@@ -94,7 +107,7 @@ fn begin(prepared: &Prepared) -> Result<Option<Transaction>> {
 
 /// Runs the step; data that the kernel lost on the way is an error.
 pub fn step(prepared: &Prepared, transaction: Option<&Transaction>, signals: Signals) -> Result<Outcome> {
-    let ground = sandbox::mounts::ground(&prepared.image, transaction)?;
+    let ground = sandbox::mounts::ground(&prepared.image, transaction, prepared.secrets.clone())?;
     let outcome = sandbox::run(&prepared.plan, &ground, signals)?;
     match &outcome.lost {
         None => Ok(outcome),
@@ -187,17 +200,28 @@ fn settle(
         let fate = if plan.mode == Mode::Discard { Fate::Discarded } else { discarded(success) };
         return Ok((changes, fate, None));
     }
-    let (changes, records) = scan_or_remove(&mut transaction, prepared)?;
+    let (mut changes, records) = scan_or_remove(&mut transaction, prepared)?;
+    let id = transaction.state.id.clone();
     if keep {
-        transaction.state.kept = true;
-        transaction.state.save(transaction.directory())?;
-        let id = transaction.state.id.clone();
+        keep_it(&mut transaction)?;
         return Ok((changes, Fate::Kept, Some(id)));
     }
+    let doing = || format!("the step succeeded, but its changes were not committed to {}", plan.image.display());
+    commit::find_leaks(&transaction, &mut changes, &prepared.secret_needles()).doing(doing)?;
+    if let Err(refused) = gate::check(&changes, &transaction.state.rules, &id) {
+        keep_it(&mut transaction)?;
+        return Err(refused).doing(doing);
+    }
+    gate::warn(&changes, &transaction.state.rules);
     let fate = if records.is_empty() { Fate::Unchanged } else { Fate::Committed };
-    commit::commit(transaction, &prepared.image, &changes, records)
-        .doing(|| format!("the step succeeded, but its changes were not committed to {}", plan.image.display()))?;
+    commit::commit(transaction, &prepared.image, records).doing(doing)?;
     Ok((changes, fate, None))
+}
+
+/// Keeps the transaction for the commands that look at it, commit it or discard it.
+fn keep_it(transaction: &mut Transaction) -> Result<()> {
+    transaction.state.kept = true;
+    transaction.state.save(transaction.directory())
 }
 
 fn scan_or_remove(transaction: &mut Transaction, prepared: &Prepared) -> Result<(Changes, Vec<Record>)> {

@@ -47,6 +47,7 @@ impl Host {
         let paths = [&settings.mirror.value].into_iter();
         let paths = paths.chain(settings.lay.value.iter().map(|l| &l.source));
         let paths = paths.chain(settings.bind.value.iter().map(|b| &b.source));
+        let paths = paths.chain(settings.secret.value.iter().map(|s| &s.source));
         let sources = paths.map(|path| (path.clone(), look_at(path))).collect();
         let euid = nix::unistd::geteuid().as_raw();
         Host {

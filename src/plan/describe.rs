@@ -89,6 +89,7 @@ fn mount(mount: &Mount) -> String {
         Mount::Dev => "private /dev".to_owned(),
         Mount::HostDev => "the host's /dev".to_owned(),
         Mount::Bind { source, read_only } => format!("{}, {}", source.display(), access(read_only)),
+        Mount::Secrets { ids } => format!("secrets, in memory: {}", ids.join(" ")),
         Mount::Tmpfs => "tmpfs".to_owned(),
     }
 }

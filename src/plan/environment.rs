@@ -57,6 +57,9 @@ pub fn build(
             list.set(name, value);
         }
     }
+    if let Some(seconds) = settings.source_date_epoch.value {
+        list.set("SOURCE_DATE_EPOCH", seconds.to_string());
+    }
     if network == Network::Host && !settings.offline.value {
         for name in PROXIES.iter().flat_map(|n| [(*n).to_owned(), n.to_uppercase()]) {
             if let Some(value) = host.environment.get(std::ffi::OsStr::new(&name)) {

@@ -5,6 +5,7 @@ pub mod environment;
 pub mod layers;
 pub mod mounts;
 pub mod refuse;
+pub mod traces;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -104,7 +105,8 @@ impl OsStringText {
 
 /// The paths inside the image that [`build`] has to know about.
 pub fn wanted(settings: &Settings, account: &Account) -> Vec<PathBuf> {
-    let fixed = ["/proc", "/sys", "/dev", "/tmp", "/etc/resolv.conf", "/usr/sbin/policy-rc.d", pypi::MIRROR_MOUNT];
+    let fixed =
+        ["/proc", "/sys", "/dev", "/tmp", "/etc/resolv.conf", "/usr/sbin/policy-rc.d", pypi::MIRROR_MOUNT, mounts::SECRETS];
     let mut paths: Vec<PathBuf> = fixed.iter().map(PathBuf::from).collect();
     paths.extend(overrides::paths(&homes(account)));
     paths.extend(settings.lay.value.iter().map(|l| l.path.clone()));

@@ -14,6 +14,9 @@ use crate::image::survey::{Submount, Survey};
 use crate::pypi::MIRROR_MOUNT;
 use crate::settings::{Mode, Settings};
 
+/// Where the step sees its secrets, as in Docker's and Podman's builds.
+pub const SECRETS: &str = "/run/secrets";
+
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "mount", rename_all = "snake_case")]
@@ -39,6 +42,11 @@ pub enum Mount {
         source: PathBuf,
         /// Read-only.
         read_only: bool,
+    },
+    /// The secrets of the step, in memory.
+    Secrets {
+        /// Their names.
+        ids: Vec<String>,
     },
     /// A fresh tmpfs.
     Tmpfs,
@@ -82,6 +90,10 @@ pub fn plan(
     };
     if let Some(mirror) = python.and_then(|p| p.mirror.as_ref()) {
         add(Path::new(MIRROR_MOUNT), true, 0o755, Mount::Bind { source: mirror.clone(), read_only: true });
+    }
+    if !settings.secret.value.is_empty() {
+        let ids = settings.secret.value.iter().map(|s| s.id.clone()).collect();
+        add(Path::new(SECRETS), true, 0o755, Mount::Secrets { ids });
     }
     for path in &settings.tmpfs.value {
         add(path, true, 0o1777, Mount::Tmpfs);

@@ -114,6 +114,14 @@ fn sources(settings: &Settings, host: &Host, faults: &mut Refusals) {
             );
         }
     }
+    for secret in &settings.secret.value {
+        if matches!(host.source(&secret.source), Source::Missing | Source::Directory) {
+            faults.add(
+                format!("the file {} of the secret {} does not exist or cannot be read", secret.source.display(), secret.id),
+                "Check the part after the = of --secret ID=FILE: it is a file of this machine.",
+            );
+        }
+    }
     if let crate::settings::Resolver::File(path) = &settings.resolver.value
         && host.resolv_conf.is_none()
     {

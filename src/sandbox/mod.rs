@@ -12,6 +12,7 @@ pub mod mounts;
 pub mod network;
 pub mod privileges;
 pub mod scaffold;
+pub mod secrets;
 pub mod supervise;
 pub mod tty;
 
@@ -34,6 +35,8 @@ pub struct Ground {
     pub image: (PathBuf, Identity),
     /// The transaction's directory; none: everything is in memory.
     pub transaction: Option<(PathBuf, Identity)>,
+    /// The step's secrets.
+    pub secrets: Vec<secrets::Secret>,
 }
 
 /// A sandbox that is entered: what init goes on with.
@@ -50,7 +53,7 @@ pub fn enter(plan: &Plan, ground: &Ground) -> Result<Entered> {
     mount::make_all_private().doing(|| "cannot make the mounts of the sandbox private")?;
     // Everything of the host is opened before anything is mounted that could hide it.
     let image = Image::reopen(&ground.image.0, ground.image.1)?;
-    let mut sources = mounts::open_sources(plan, &image)?;
+    let mut sources = mounts::open_sources(plan, &image, &ground.secrets)?;
     let root = mounts::merged_root(plan, ground, &image)?;
     let terminal = mounts::make_all(plan, root.as_fd(), &mut sources)?;
     // Handles on the host's mounts go before the root does, and with them every way back.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rustix::fs::{OFlags, ResolveFlags};
 
+use super::secrets::{self, Secret};
 use super::{Ground, dev, scaffold};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::{Image, Inside};
@@ -26,12 +27,13 @@ pub struct Sources {
 }
 
 /// Opens everything of the host that the plan mounts.
-pub fn open_sources(plan: &Plan, image: &Image) -> Result<Sources> {
+pub fn open_sources(plan: &Plan, image: &Image, secrets: &[Secret]) -> Result<Sources> {
     let mut mounts = Vec::with_capacity(plan.mounts.len());
     for wish in &plan.mounts {
         let source = match &wish.mount {
             Mount::Bind { source, read_only } => Some(bind(source, *read_only)?),
             Mount::Submount { read_only, .. } => Some(submount(image, &wish.at, *read_only)?),
+            Mount::Secrets { .. } => Some(secrets::mount(secrets, &plan.account).doing(|| "cannot make the secrets")?),
             Mount::HostDev => Some(bind_recursive(Path::new("/dev"))?),
             Mount::Proc | Mount::Sys | Mount::Dev | Mount::Tmpfs => None,
         };
@@ -239,7 +241,7 @@ fn sys() -> SysResult<OwnedFd> {
 }
 
 /// The transaction's directory must be reachable by its path in the sandbox's namespace; kept here beside its one user.
-pub fn ground(image: &Image, transaction: Option<&Transaction>) -> Result<Ground> {
+pub fn ground(image: &Image, transaction: Option<&Transaction>, secrets: Vec<Secret>) -> Result<Ground> {
     let transaction = match transaction {
         Some(t) if !t.path().is_absolute() => {
             return refuse(Fault::new(format!("the transaction's path {} is not absolute", t.path().display())));
@@ -247,5 +249,5 @@ pub fn ground(image: &Image, transaction: Option<&Transaction>) -> Result<Ground
         Some(t) => Some((t.path().to_owned(), t.identity()?)),
         None => None,
     };
-    Ok(Ground { image: (image.path().to_owned(), image.identity()), transaction })
+    Ok(Ground { image: (image.path().to_owned(), image.identity()), transaction, secrets })
 }

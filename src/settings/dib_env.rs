@@ -1,10 +1,14 @@
-//! The variables of diskimage-builder's pypi element, read as it reads them; where that surprises, a note says so.
+//! The variables of diskimage-builder's pypi element, read as it reads them; where that surprises, a note says so. And
+//! SOURCE_DATE_EPOCH.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Environment;
 use super::layer::Layer;
+
+/// reproducible-builds.org, the SOURCE_DATE_EPOCH specification: seconds since 1970.
+const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 /// `$DIB_IMAGE_CACHE`, by default `~/.cache/image-create`.
 pub fn image_cache(environment: &Environment, home: &Path) -> PathBuf {
@@ -41,6 +45,15 @@ pub fn read(environment: &Environment) -> (Layer, BTreeMap<&'static str, String>
                 origins.insert("retries", "DIB_PIP_RETRIES".to_owned());
             }
             Err(_) => notes.push(format!("DIB_PIP_RETRIES={retries} is not a number and is passed over.")),
+        }
+    }
+    if let Some(text) = environment.get(SOURCE_DATE_EPOCH) {
+        match text.parse() {
+            Ok(seconds) => {
+                layer.source_date_epoch = Some(seconds);
+                origins.insert("source_date_epoch", SOURCE_DATE_EPOCH.to_owned());
+            }
+            Err(_) => notes.push(format!("{SOURCE_DATE_EPOCH}={text} is not a number and is passed over.")),
         }
     }
     if environment.get("DIB_IMAGE_CACHE").is_some() {

@@ -215,6 +215,16 @@ fn layer(reader: &mut Reader<'_>) -> Layer {
         cap_add: reader.list("cap_add").unwrap_or_default(),
         cap_drop: reader.list("cap_drop").unwrap_or_default(),
         scratch: reader.get("scratch").map(host),
+        backend: reader.get("backend"),
+        exact: reader.get("exact"),
+        leaks: reader.get("leaks"),
+        force: reader.get("force"),
+        source_date_epoch: reader.get("source_date_epoch"),
+        secret: reader
+            .texts("secret", flags::secret)
+            .into_iter()
+            .map(|s| super::Secret { source: host(s.source), ..s })
+            .collect(),
         report: reader.get("report").map(host),
         grace: reader.get("grace"),
     }

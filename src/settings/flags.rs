@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::layer::Layer;
-use super::{Bind, Dev, Faults, Lay, Mode, Network, OnFailure, Resolver, WhenChanged};
+use super::{Backend, Bind, Dev, Faults, Lay, Leaks, Mode, Network, OnFailure, Resolver, Secret, WhenChanged};
 
 /// Raw flags.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -74,12 +74,51 @@ pub struct Flags {
     /// Keep the transaction in this directory instead of beside the image
     #[arg(long, value_name = "DIR")]
     pub scratch: Option<PathBuf>,
+    /// `overlay`, `copy` (of the whole image, exchanged with it at the end), or `auto`: overlay where it is exact
+    #[arg(long, value_name = "WHICH", value_parser = ["auto", "overlay", "copy"], help_heading = "Commit")]
+    pub backend: Option<String>,
+    /// What becomes of the commit, and of its files
+    #[command(flatten)]
+    pub commit: CommitFlags,
+    /// A file of this machine that the step sees at /run/secrets/ID, kept in memory and never committed
+    #[arg(long, value_name = "ID=FILE", help_heading = "What the step sees")]
+    pub secret: Vec<String>,
     /// Write a JSON report with every change
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// Seconds between a first INT or TERM, passed on to the step, and SIGKILL
     #[arg(long, value_name = "SECONDS")]
     pub grace: Option<u32>,
+}
+
+/// The flags of whatever commits.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct CommitFlags {
+    /// Refuse to commit where the result is not to the last attribute what a plain chroot would have left
+    #[arg(long, help_heading = "Commit")]
+    pub exact: bool,
+    /// Traces of the run (mirror, URLs with passwords, overrides, host paths, secrets) in what would be committed: `warn`,
+    /// `fail`, or `off`
+    #[arg(long, value_name = "WHAT", value_parser = ["warn", "fail", "off"], help_heading = "Commit")]
+    pub leaks: Option<String>,
+    /// Take the step's version where the image was changed by somebody else meanwhile
+    #[arg(long, help_heading = "Commit")]
+    pub force: bool,
+    /// No committed file gets a newer time (seconds since 1970), and the step sees the variable; default: the caller's
+    /// SOURCE_DATE_EPOCH
+    #[arg(long, value_name = "SECONDS", help_heading = "Commit")]
+    pub source_date_epoch: Option<i64>,
+}
+
+impl CommitFlags {
+    /// What `--leaks` says.
+    pub fn leaks(&self) -> Option<Leaks> {
+        self.leaks.as_deref().map(|word| match word {
+            "fail" => Leaks::Fail,
+            "off" => Leaks::Off,
+            _ => Leaks::Warn,
+        })
+    }
 }
 
 impl Flags {
@@ -111,6 +150,16 @@ impl Flags {
             cap_add: self.cap_add.clone(),
             cap_drop: self.cap_drop.clone(),
             scratch: self.scratch.clone(),
+            backend: self.backend.as_deref().map(|word| match word {
+                "overlay" => Backend::Overlay,
+                "copy" => Backend::Copy,
+                _ => Backend::Auto,
+            }),
+            exact: self.commit.exact.then_some(true),
+            leaks: self.commit.leaks(),
+            force: self.commit.force.then_some(true),
+            source_date_epoch: self.commit.source_date_epoch,
+            secret: self.secret.iter().filter_map(|text| keep(secret(text), faults)).collect(),
             report: self.report.clone(),
             grace: self.grace,
         }
@@ -157,6 +206,22 @@ pub fn bind(text: &str) -> Result<Bind, (String, String)> {
         _ => Err((
             format!("--bind {text} is not SRC:DST[:ro]"),
             "Write a path of this machine, a colon and an absolute path inside the image: --bind ./cache:/var/cache/x:ro.".to_owned(),
+        )),
+    }
+}
+
+/// `ID=FILE`.
+pub fn secret(text: &str) -> Result<Secret, (String, String)> {
+    let plain = |id: &str| {
+        !id.is_empty() && !id.starts_with('.') && id.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+    };
+    match text.split_once('=') {
+        Some((id, source)) if plain(id) && !source.is_empty() => {
+            Ok(Secret { id: id.to_owned(), source: source.into() })
+        }
+        _ => Err((
+            format!("--secret {text} is not ID=FILE"),
+            "Write a name of letters, digits, `.`, `_` and `-`, an =, and a file of this machine: --secret token=./token.".to_owned(),
         )),
     }
 }

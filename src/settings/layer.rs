@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Bind, Dev, Lay, Mode, Network, OnFailure, Origin, Resolver, Settings, Valued};
+use super::{Backend, Bind, Dev, Lay, Leaks, Mode, Network, OnFailure, Origin, Resolver, Secret, Settings, Valued};
 
 /// What one source (a profile, the environment, the flags) says. Lists of overrides add to those of lower sources; every other
 /// value replaces them.
@@ -31,6 +31,12 @@ pub struct Layer {
     pub cap_add: Vec<String>,
     pub cap_drop: Vec<String>,
     pub scratch: Option<PathBuf>,
+    pub backend: Option<Backend>,
+    pub exact: Option<bool>,
+    pub leaks: Option<Leaks>,
+    pub force: Option<bool>,
+    pub source_date_epoch: Option<i64>,
+    pub secret: Vec<Secret>,
     pub report: Option<PathBuf>,
     pub grace: Option<u32>,
 }
@@ -55,11 +61,11 @@ impl Layer {
             ($how:ident: $($field:ident),*) => { $($how(&mut settings.$field, self.$field, || origin(stringify!($field)));)* };
         }
         put!(replace: mode, on_failure, mirror, indexes, official_index, use_official, offline);
-        put!(replace: network, resolver, workdir, dev, grace);
-        put!(add: lay, bind, tmpfs, env, cap_add, cap_drop);
+        put!(replace: network, resolver, workdir, dev, grace, backend, exact, leaks, force);
+        put!(add: lay, bind, tmpfs, env, cap_add, cap_drop, secret);
         macro_rules! put_optional {
             ($($field:ident),*) => { $(replace(&mut settings.$field, self.$field.map(Some), || origin(stringify!($field)));)* };
         }
-        put_optional!(retries, timeout, user, hostname, scratch, report);
+        put_optional!(retries, timeout, user, hostname, scratch, report, source_date_epoch);
     }
 }

@@ -113,6 +113,39 @@ pub enum WhenChanged {
     Fail,
 }
 
+/// What a commit does about traces of the run in the files it would commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Leaks {
+    /// Each is told.
+    Warn,
+    /// The commit is refused.
+    Fail,
+    /// Nothing is searched.
+    Off,
+}
+
+/// How the step is kept apart from the image until the commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// Overlay where it is exact, copy where it is not.
+    Auto,
+    /// An overlay over the image.
+    Overlay,
+    /// A copy of the whole image, exchanged with it at the end.
+    Copy,
+}
+
+/// A file of this machine that the step sees at `/run/secrets/ID` and nobody after it (`--secret ID=FILE`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Secret {
+    /// Its name.
+    pub id: String,
+    /// Host file.
+    pub source: PathBuf,
+}
+
 /// A host file laid over a path of the image (`--lay PATH=FILE`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Lay {
@@ -182,6 +215,18 @@ pub struct Settings {
     pub cap_drop: Valued<Vec<String>>,
     /// Where transactions are kept; `None`: beside the image when possible.
     pub scratch: Valued<Option<PathBuf>>,
+    /// Overlay or copy.
+    pub backend: Valued<Backend>,
+    /// Refuse a commit that cannot be exact.
+    pub exact: Valued<bool>,
+    /// Traces of the run in what would be committed.
+    pub leaks: Valued<Leaks>,
+    /// Commit also where the image was changed underneath.
+    pub force: Valued<bool>,
+    /// No committed entry is newer, seconds since 1970.
+    pub source_date_epoch: Valued<Option<i64>>,
+    /// Secrets of the step.
+    pub secret: Valued<Vec<Secret>>,
     /// JSON report file.
     pub report: Valued<Option<PathBuf>>,
     /// Seconds between the first INT/TERM passed on and SIGKILL.
@@ -294,6 +339,12 @@ fn defaults(environment: &Environment, home: &Path) -> Settings {
         cap_add: by_default(Vec::new()),
         cap_drop: by_default(Vec::new()),
         scratch: by_default(None),
+        backend: by_default(Backend::Auto),
+        exact: by_default(false),
+        leaks: by_default(Leaks::Warn),
+        force: by_default(false),
+        source_date_epoch: by_default(None),
+        secret: by_default(Vec::new()),
         report: by_default(None),
         grace: by_default(GRACE),
         notes: Vec::new(),
@@ -307,6 +358,7 @@ impl Settings {
         absolute(&mut self.mirror.value);
         self.lay.value.iter_mut().for_each(|l| absolute(&mut l.source));
         self.bind.value.iter_mut().for_each(|b| absolute(&mut b.source));
+        self.secret.value.iter_mut().for_each(|s| absolute(&mut s.source));
         self.scratch.value.iter_mut().for_each(absolute);
         if let Resolver::File(path) = &mut self.resolver.value {
             absolute(path);

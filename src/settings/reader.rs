@@ -9,7 +9,7 @@ use serde_yaml::Value;
 use super::nearest::nearest;
 use super::{Faults, locate};
 
-const KEYS: [&str; 24] = [
+const KEYS: [&str; 30] = [
     "mode",
     "on_failure",
     "mirror",
@@ -32,6 +32,12 @@ const KEYS: [&str; 24] = [
     "cap_add",
     "cap_drop",
     "scratch",
+    "backend",
+    "exact",
+    "leaks",
+    "force",
+    "source_date_epoch",
+    "secret",
     "report",
     "grace",
 ];

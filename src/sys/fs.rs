@@ -224,6 +224,12 @@ impl Times {
         }
     }
 
+    /// The same, but not later than `seconds` since 1970.
+    pub fn not_after(self, seconds: i64) -> Times {
+        let limit = (seconds, 0);
+        Times { atime: self.atime.min(limit), mtime: self.mtime.min(limit) }
+    }
+
     fn timestamps(self) -> Timestamps {
         let spec = |(tv_sec, tv_nsec): (i64, i64)| Timespec { tv_sec, tv_nsec };
         Timestamps { last_access: spec(self.atime), last_modification: spec(self.mtime) }

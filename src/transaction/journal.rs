@@ -9,9 +9,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::changes::Policy;
+use crate::changes::gate::Rules;
+use crate::changes::leaks::Remembered;
 use crate::changes::marks::Prefix;
 use crate::changes::record::Record;
+use crate::changes::{Policy, Stamp};
 use crate::error::{Fault, Result, refuse};
 use crate::image::Identity;
 use crate::settings::Mode;
@@ -52,6 +54,15 @@ pub struct State {
     /// transaction is on another one.
     #[serde(default)]
     pub moved_to: Option<String>,
+    /// What its commit has to respect.
+    #[serde(default)]
+    pub rules: Rules,
+    /// Traces of secrets that its steps left.
+    #[serde(default)]
+    pub secret_leaks: Vec<Remembered>,
+    /// When it began, by the clock that stamps the image's files.
+    #[serde(default)]
+    pub begun: Option<Stamp>,
     /// Times of the image's root before that directory was made in it.
     #[serde(default)]
     pub root_times: Option<fs::Times>,
@@ -107,6 +118,9 @@ impl State {
             policy: Policy::default(),
             prefix: Prefix::Trusted,
             moved_to: None,
+            rules: Rules::default(),
+            secret_leaks: Vec::new(),
+            begun: None,
             root_times: None,
         }
     }

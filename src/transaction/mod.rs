@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode as FileMode, OFlags};
 
-use crate::changes::discard;
+use crate::changes::{self, discard};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::{Identity, Image};
 use crate::plan::Storage;
@@ -64,6 +64,9 @@ impl Transaction {
         if !fs::try_lock(lock.as_fd(), true)? {
             return refuse(Fault::new("another process took the new transaction's lock"));
         }
+        // A file made now has the time that the image's files get from now on.
+        let begun = Some(changes::stamp(&fs::fstat(lock.as_fd())?));
+        let state = State { begun, ..state };
         let transaction = Transaction { directory, path: storage.join(name), _lock: lock, state };
         transaction.state.save(transaction.directory())?;
         for name in DIRECTORIES {
