@@ -2,10 +2,10 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::leaks::{self, Needle, Remembered};
 use super::record::Record;
 use super::redo::Redo;
 use super::scan::Layers;
-use super::leaks::{self, Needle, Remembered};
 use super::{Changes, copy, discard};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Image;

@@ -26,24 +26,33 @@ impl Scan<'_> {
         }
     }
 
-    /// The same for something that goes with everything below it.
-    pub(super) fn check_all(&mut self, path: &Inside, lower: &Inside, old: &Stat) -> Result<()> {
-        self.check(path, old);
-        if self.layers.begun.is_none() || Kind::of(old.st_mode) != Kind::Directory {
-            return Ok(());
+    /// The same for everything that goes. Directories of the image that the step moved away are not lost with the place
+    /// where they stood, and only the whole walk knows them.
+    pub(super) fn check_replaced(&mut self) -> Result<()> {
+        for (path, lower) in std::mem::take(&mut self.replaced) {
+            if self.moved.contains_key(&lower) {
+                continue;
+            }
+            let Some(old) = self.lower_stat(&lower)? else { continue };
+            self.check(&path, &old);
+            if Kind::of(old.st_mode) == Kind::Directory {
+                let directory = fs::open_dir_below_mounts(self.layers.image, lower.bytes())?;
+                self.check_below(directory.as_fd(), &path, &lower, old.st_dev)?;
+            }
         }
-        let directory = fs::open_dir_below_mounts(self.layers.image, lower.bytes())?;
-        self.check_below(directory.as_fd(), path, old.st_dev)
+        Ok(())
     }
 
-    fn check_below(&mut self, directory: BorrowedFd<'_>, path: &Inside, device: u64) -> Result<()> {
+    fn check_below(&mut self, directory: BorrowedFd<'_>, path: &Inside, lower: &Inside, device: u64) -> Result<()> {
         for entry in fs::entries(directory)? {
-            let Some(stat) = fs::stat(directory, &entry.name)? else { continue };
-            let here = path.join(&entry.name);
+            let (here, below) = (path.join(&entry.name), lower.join(&entry.name));
+            let Some(stat) = fs::stat(directory, &entry.name)?.filter(|_| !self.moved.contains_key(&below)) else {
+                continue;
+            };
             self.check(&here, &stat);
             if Kind::of(stat.st_mode) == Kind::Directory && stat.st_dev == device {
-                let below = fs::open_dir(directory, &entry.name)?;
-                self.check_below(below.as_fd(), &here, device)?;
+                let handle = fs::open_dir(directory, &entry.name)?;
+                self.check_below(handle.as_fd(), &here, &below, device)?;
             }
         }
         Ok(())

@@ -26,7 +26,8 @@ impl Needle {
     /// A needle; none when the bytes are too few to mean anything.
     pub fn new(what: impl Into<String>, text: &[u8]) -> Option<Needle> {
         let text = text.trim_ascii();
-        (text.len() >= SHORTEST).then(|| Needle { what: what.into(), text: Hex(text[..text.len().min(LONGEST)].to_vec()) })
+        (text.len() >= SHORTEST)
+            .then(|| Needle { what: what.into(), text: Hex(text[..text.len().min(LONGEST)].to_vec()) })
     }
 }
 

@@ -90,6 +90,8 @@ pub(super) struct Scan<'a> {
     /// Image directory → where it is in the committed image.
     pub moved: BTreeMap<Inside, Inside>,
     pub protects: Vec<(u64, Record)>,
+    /// Entries of the image that go: where they stand in the committed image and in today's.
+    pub replaced: Vec<(Inside, Inside)>,
     slots: u32,
 }
 
@@ -111,6 +113,7 @@ impl<'a> Scan<'a> {
             stages: Vec::new(),
             moved: BTreeMap::from([(Inside::root(), Inside::root())]),
             protects: Vec::new(),
+            replaced: Vec::new(),
             slots: 0,
         }
     }
@@ -119,6 +122,7 @@ impl<'a> Scan<'a> {
         let root = Spot { path: Inside::root(), lower: Some(Inside::root()), inherited: Inherited::default() };
         let upper = self.layers.upper;
         self.merged(upper, &root)?;
+        self.check_replaced()?;
         let links = links::plan(self)?;
         for record in &links {
             let Record::Link { inode, at, .. } = record else { continue };
@@ -206,7 +210,7 @@ impl<'a> Scan<'a> {
     fn whiteout(&mut self, here: Spot) -> Result<bool> {
         // A whiteout over a scaffold entry that the image does not have hides nothing of the image.
         let Some(old) = self.old(&here)? else { return Ok(false) };
-        self.replaces(&here, &old)?;
+        self.replaces(&here, &old);
         self.change(&here.path, What::Removed, Kind::of(old.st_mode));
         let slot = self.slot();
         self.records.push(Record::Trash { at: here.path, slot });
@@ -242,6 +246,9 @@ impl<'a> Scan<'a> {
         };
         // Moved away and back to the same path is a move all the same when the directory above is another one now.
         if here.lower.as_ref() != Some(&stands_on) {
+            if let Some(old) = self.old(&here)? {
+                self.replaces(&here, &old);
+            }
             self.renamed(handle.as_fd(), here.path, stands_on)?;
             return Ok(true);
         }
@@ -356,19 +363,18 @@ impl<'a> Scan<'a> {
     /// Whether the entry replaces one of the image.
     fn what(&mut self, here: &Spot) -> Result<What> {
         let Some(old) = self.old(here)? else { return Ok(What::Added) };
-        self.replaces(here, &old)?;
+        self.replaces(here, &old);
         Ok(What::Modified)
     }
 
     /// The image's entry goes, with everything below it.
-    fn replaces(&mut self, here: &Spot, old: &Stat) -> Result<()> {
+    fn replaces(&mut self, here: &Spot, old: &Stat) {
         if marks::is_whiteout(old) {
             let what = "is a device 0:0 in the image, which overlayfs hides from the step";
             self.changes.inexact.push(format!("{} {what}", here.path));
         }
-        match &here.lower {
-            Some(lower) => self.check_all(&here.path, lower, old),
-            None => Ok(()),
+        if let (Some(lower), Some(_)) = (&here.lower, self.layers.begun) {
+            self.replaced.push((here.path.clone(), lower.clone()));
         }
     }
 

@@ -4,9 +4,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::args::{Cli, RunArguments};
 use super::common::{self, Prepared, say};
+use crate::changes::gate::{self, Rules};
 use crate::changes::marks::Prefix;
 use crate::changes::record::Record;
-use crate::changes::gate::{self, Rules};
 use crate::changes::{Changes, Policy, commit};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::plan::{describe, traces};

@@ -105,8 +105,16 @@ impl OsStringText {
 
 /// The paths inside the image that [`build`] has to know about.
 pub fn wanted(settings: &Settings, account: &Account) -> Vec<PathBuf> {
-    let fixed =
-        ["/proc", "/sys", "/dev", "/tmp", "/etc/resolv.conf", "/usr/sbin/policy-rc.d", pypi::MIRROR_MOUNT, mounts::SECRETS];
+    let fixed = [
+        "/proc",
+        "/sys",
+        "/dev",
+        "/tmp",
+        "/etc/resolv.conf",
+        "/usr/sbin/policy-rc.d",
+        pypi::MIRROR_MOUNT,
+        mounts::SECRETS,
+    ];
     let mut paths: Vec<PathBuf> = fixed.iter().map(PathBuf::from).collect();
     paths.extend(overrides::paths(&homes(account)));
     paths.extend(settings.lay.value.iter().map(|l| l.path.clone()));

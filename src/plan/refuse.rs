@@ -117,7 +117,11 @@ fn sources(settings: &Settings, host: &Host, faults: &mut Refusals) {
     for secret in &settings.secret.value {
         if matches!(host.source(&secret.source), Source::Missing | Source::Directory) {
             faults.add(
-                format!("the file {} of the secret {} does not exist or cannot be read", secret.source.display(), secret.id),
+                format!(
+                    "the file {} of the secret {} does not exist or cannot be read",
+                    secret.source.display(),
+                    secret.id
+                ),
                 "Check the part after the = of --secret ID=FILE: it is a file of this machine.",
             );
         }

@@ -13,11 +13,10 @@ pub fn needles(plan: &Plan) -> Vec<Needle> {
         found.extend(Needle::new("the mirror's place in the step", pypi::MIRROR_MOUNT.as_bytes()));
         for index in python.indexes.iter() {
             found.extend(credentials(&index.url));
-            if loopback(&index.url) {
-                found.extend(Needle::new(
-                    "the URL of a mirror on this machine",
-                    index.url.trim_end_matches('/').as_bytes(),
-                ));
+            // One with credentials is found by them, which says more.
+            if loopback(&index.url) && credentials(&index.url).is_empty() {
+                let url = index.url.trim_end_matches('/');
+                found.extend(Needle::new("the URL of a mirror on this machine", url.as_bytes()));
             }
         }
         found.extend(Needle::new("dropcloth's own directory in the step", pypi::OWN_DIRECTORY.as_bytes()));
@@ -45,7 +44,8 @@ fn host_path(what: &str, path: &Path) -> Option<Needle> {
 
 /// `user:password@`, and the password alone.
 fn credentials(url: &str) -> Vec<Needle> {
-    let authority = url.split_once("://").map_or("", |(_, rest)| rest).split(['/', '?', '#']).next().unwrap_or_default();
+    let authority =
+        url.split_once("://").map_or("", |(_, rest)| rest).split(['/', '?', '#']).next().unwrap_or_default();
     let Some((user, _)) = authority.rsplit_once('@') else { return Vec::new() };
     let whole = Needle::new("the credentials of a mirror's URL", format!("{user}@").as_bytes());
     let password = user.split_once(':').map(|(_, password)| password).unwrap_or_default();
@@ -53,9 +53,13 @@ fn credentials(url: &str) -> Vec<Needle> {
 }
 
 fn loopback(url: &str) -> bool {
-    let authority = url.split_once("://").map_or("", |(_, rest)| rest).split(['/', '?', '#']).next().unwrap_or_default();
+    let authority =
+        url.split_once("://").map_or("", |(_, rest)| rest).split(['/', '?', '#']).next().unwrap_or_default();
     let host = authority.rsplit('@').next().unwrap_or_default();
-    let host = host.strip_prefix('[').and_then(|h| h.split(']').next()).unwrap_or_else(|| host.split(':').next().unwrap_or_default());
+    let host = host
+        .strip_prefix('[')
+        .and_then(|h| h.split(']').next())
+        .unwrap_or_else(|| host.split(':').next().unwrap_or_default());
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 

@@ -30,7 +30,12 @@ impl std::fmt::Debug for Secret {
 
 /// Reads the secrets that the settings name.
 pub fn read(settings: &Settings) -> Result<Vec<Secret>> {
-    settings.secret.value.iter().map(|s| Ok(Secret { id: s.id.clone(), contents: contents(&s.id, &s.source)? })).collect()
+    settings
+        .secret
+        .value
+        .iter()
+        .map(|s| Ok(Secret { id: s.id.clone(), contents: contents(&s.id, &s.source)? }))
+        .collect()
 }
 
 fn contents(id: &str, source: &Path) -> Result<Vec<u8>> {
