@@ -119,3 +119,47 @@ fn names_are_checked_and_used_once() {
     assert_code(&gone, 125);
     assert!(stderr(&gone).contains("there is no transaction"), "{}", stderr(&gone));
 }
+
+/// What dpkg and pip write when they install something.
+const INSTALL: &str = r"set -e; cd /
+    mkdir -p var/lib/dpkg/info usr/share/doc/tool usr/lib/python3/dist-packages/six-1.0.dist-info
+    mkdir -p usr/lib/python3/dist-packages/__pycache__ opt
+    printf '/.\n/bin/tool\n/usr/share/doc/tool/copyright\n/usr/lib/python3/dist-packages/toolmod.py\n' > var/lib/dpkg/info/tool:amd64.list
+    echo x > usr/bin/tool; echo x > usr/share/doc/tool/copyright; echo x > usr/lib/python3/dist-packages/toolmod.py
+    echo x > usr/lib/python3/dist-packages/__pycache__/toolmod.cpython-313.pyc
+    printf 'six.py,sha256=x,2\n../../../bin/six,,\nsix-1.0.dist-info/RECORD,,\n' > usr/lib/python3/dist-packages/six-1.0.dist-info/RECORD
+    echo x > usr/lib/python3/dist-packages/six.py; echo x > usr/bin/six
+    printf 'one\ntwo\n' > opt/mine; echo 127.0.0.9 odd >> etc/hosts; rm etc/group; mv var/tmp var/moved; echo x >> var/moved/note";
+
+#[test]
+fn changes_are_grouped_by_the_package_that_owns_them() {
+    needs_root!();
+    let field = Field::small();
+    support::shell(
+        "[ -L bin ] || { cp -a bin/. usr/bin/ 2>/dev/null || true; rm -r bin; ln -s usr/bin bin; }
+         echo first > var/tmp/note; printf '127.0.0.1 localhost\\n' > etc/hosts",
+        &field.root,
+    );
+    assert_code(&verb(&field, &["begin", "./rootfs", "--name", "build"]), 0);
+    assert_code(&step(&field, INSTALL), 0);
+    let output = verb(&field, &["changes", "build", "--diff"]);
+    assert_code(&output, 0);
+    let said = stdout(&output);
+    let groups = ["dpkg tool: 5 files", "pip six 1.0: 3 files", "owned by no package: 3 files"];
+    for words in groups.iter().chain(&["+ mine", "- group", "> moved/  from /var/tmp"]) {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    for diff in ["+++ b/opt/mine\n@@ -0,0 +1,2 @@\n+one\n", " 127.0.0.1 localhost\n+127.0.0.9 odd", " first\n+x"] {
+        assert!(said.contains(diff), "{diff}: {said}");
+    }
+    assert!(!said.contains("toolmod.py"), "{said}");
+    assert!(stdout(&verb(&field, &["-v", "changes", "build"])).contains("toolmod.py"));
+    let json: serde_json::Value =
+        serde_json::from_slice(&verb(&field, &["changes", "build", "--json"]).stdout).unwrap();
+    let (list, owners) = (json["changes"]["list"].as_array().unwrap(), json["owners"].as_array().unwrap());
+    let owner = |path: &str| &owners[list.iter().position(|c| c["path"] == path).unwrap()];
+    assert_eq!(owner("/usr/lib/python3/dist-packages/__pycache__/toolmod.cpython-313.pyc")["package"], "tool");
+    assert_eq!(owner("/usr/bin/six")["package"], "six 1.0");
+    assert_eq!(owner("/opt/mine")["by"], "unowned");
+    assert_code(&verb(&field, &["discard", "build"]), 0);
+}

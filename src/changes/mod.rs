@@ -3,12 +3,14 @@
 pub mod commit;
 mod conflicts;
 pub mod copy;
+pub mod diff;
 pub mod discard;
 pub mod gate;
 pub mod leaks;
 pub mod links;
 pub mod marks;
 mod overrides;
+pub mod owners;
 pub mod record;
 pub mod redo;
 mod restore;
@@ -106,6 +108,16 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Where the image has today what is at `path` after the commit: elsewhere, below a renamed directory.
+    pub fn origin(&self, path: &Inside) -> Inside {
+        let renamed = |c: &&Change| c.from.is_some() && path.is_below(&c.path);
+        let Some(deepest) = self.list.iter().filter(renamed).max_by_key(|c| c.path.depth()) else {
+            return path.clone();
+        };
+        let from = deepest.from.clone().unwrap_or_default();
+        path.components().skip(deepest.path.depth()).fold(from, |at, name| at.join(name))
+    }
+
     /// Number of changed entries that are not directories, and their bytes.
     pub fn files(&self) -> (usize, u64) {
         let files = self.list.iter().filter(|c| c.kind != Kind::Directory && c.what != What::Removed);

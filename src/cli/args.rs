@@ -83,9 +83,12 @@ pub enum Verb {
     },
     /// Show what the step of a kept transaction changed
     Changes {
-        /// Its id, its image or its directory
+        /// Its name or id, its image or its directory
         #[arg(value_name = "TRANSACTION")]
         id: String,
+        /// Show what changed inside small text files
+        #[arg(long)]
+        diff: bool,
         /// Print it as JSON
         #[arg(long)]
         json: bool,

@@ -1,13 +1,16 @@
 //! `dropcloth changes`, `commit` and `discard`: what can be done with a kept transaction.
 
+use std::os::fd::AsFd;
+
 use super::args::Cli;
 use super::common;
-use crate::changes::{commit as committing, gate};
+use crate::changes::{commit as committing, diff, gate, owners};
 use crate::error::{Doing, Result};
 use crate::image::Image;
 use crate::report::text;
 use crate::settings::Mode;
 use crate::settings::flags::CommitFlags;
+use crate::sys::fs;
 use crate::transaction::{self, Transaction, recover};
 
 /// The transaction called `what`: by id, name, image or directory.
@@ -26,15 +29,21 @@ fn open(id: &str) -> Result<(Transaction, Image)> {
 }
 
 /// Prints what the steps of a kept transaction changed.
-pub fn changes(_cli: &Cli, id: &str, json: bool) -> Result<u8> {
+pub fn changes(cli: &Cli, id: &str, diff: bool, json: bool) -> Result<u8> {
     crate::sys::signal::default_sigpipe();
     let (transaction, image) = open(id)?;
-    let (changes, _) = committing::scan(&transaction, &image)?;
+    let (mut changes, _) = committing::scan(&transaction, &image)?;
+    committing::find_leaks(&transaction, &mut changes, &[])?;
+    let upper = fs::open_dir(transaction.directory(), b"upper")?;
+    let owners = owners::of(upper.as_fd(), image.directory(), &changes)?;
     if json {
-        let value = serde_json::json!({ "version": 1, "image": image.path(), "changes": changes });
+        let value = serde_json::json!({ "version": 1, "image": image.path(), "changes": changes, "owners": owners });
         println!("{}", serde_json::to_string_pretty(&value)?);
-    } else {
-        print!("{}", text::changes(&changes));
+        return Ok(0);
+    }
+    print!("{}", text::changes(&changes, &owners, cli.verbose > 0));
+    if diff {
+        print!("\n{}", diff::text(upper.as_fd(), image.directory(), &changes, &owners)?);
     }
     Ok(0)
 }

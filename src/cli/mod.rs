@@ -33,7 +33,7 @@ pub fn main() -> Result<u8> {
         },
         Verb::Begin { flags, name, root } => named::begin(&cli, flags, name, root),
         Verb::Plan { arguments, json } => plan::plan(&cli, arguments, *json),
-        Verb::Changes { id, json } => kept::changes(&cli, id, *json),
+        Verb::Changes { id, diff, json } => kept::changes(&cli, id, *diff, *json),
         Verb::Discard { id } => kept::discard(&cli, id),
         Verb::Commit { flags, id } => kept::commit(&cli, id, flags),
         Verb::List { root, json } => list::list(&cli, root.as_deref(), *json),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::{Fate, Report};
+use crate::changes::owners::Owner;
 use crate::changes::{Change, Changes, Kind, What};
 
 /// The summary line of a run.
@@ -72,33 +73,63 @@ pub fn bytes(number: u64) -> String {
 /// More than this many entries in one directory are summed up.
 const SHOWN: usize = 12;
 
-/// The changes, grouped by directory, with a sum at the end.
-pub fn changes(changes: &Changes) -> String {
-    let mut groups: BTreeMap<String, Vec<&Change>> = BTreeMap::new();
-    for change in &changes.list {
-        // A new directory is named by what is in it.
-        let top = change.path.parent();
-        groups.entry(top.to_string()).or_default().push(change);
+/// The changes: what packages own as a line a package (`all`: with its files), the rest by directory, with a sum at the end.
+pub fn changes(changes: &Changes, owners: &[Owner], all: bool) -> String {
+    let mut groups: BTreeMap<&Owner, Vec<&Change>> = BTreeMap::new();
+    for (change, owner) in changes.list.iter().zip(owners) {
+        groups.entry(owner).or_default().push(change);
     }
+    let alone = groups.len() == 1 && groups.contains_key(&Owner::Unowned);
     let mut out = String::new();
-    for (directory, list) in &groups {
-        let _ = writeln!(out, "{}", if directory == "/" { "/" } else { directory });
-        for change in list.iter().take(SHOWN) {
-            let _ = writeln!(out, "  {}", line(change));
+    for (owner, list) in &groups {
+        if !alone {
+            let _ = writeln!(out, "{owner}: {}", sum(list));
         }
-        if list.len() > SHOWN {
-            let rest = &list[SHOWN..];
-            let size = rest.iter().map(|c| c.bytes).sum();
-            let _ = writeln!(out, "    … and {} more, {}", rest.len(), bytes(size));
+        if all || **owner == Owner::Unowned {
+            by_directory(list, if all { usize::MAX } else { SHOWN }, if alone { "" } else { "  " }, &mut out);
         }
     }
-    let (files, size) = changes.files();
-    let removed = changes.list.iter().filter(|c| c.what == What::Removed).count();
-    let _ = writeln!(out, "{} new or changed, {}, {removed} removed", counted(files, "file", "files"), bytes(size));
+    let everything: Vec<&Change> = changes.list.iter().collect();
+    let _ = writeln!(out, "{}", sum(&everything));
     for path in &changes.dropped {
         let _ = writeln!(out, "dropped: the step changed {path}, which is laid over and not part of the image");
     }
+    for path in &changes.conflicts {
+        let _ = writeln!(out, "conflict: somebody else changed {path} since the transaction began");
+    }
+    for leak in &changes.leaks {
+        let _ = writeln!(out, "trace of the run: {leak}");
+    }
+    for what in &changes.inexact {
+        let _ = writeln!(out, "not exact: {what}");
+    }
     out
+}
+
+fn sum(list: &[&Change]) -> String {
+    let removed = list.iter().filter(|c| c.what == What::Removed).count();
+    let files: Vec<_> = list.iter().filter(|c| c.kind != Kind::Directory && c.what != What::Removed).collect();
+    let size = files.iter().map(|c| c.bytes).sum();
+    let removed = if removed > 0 { format!(", {removed} removed") } else { String::new() };
+    format!("{} new or changed, {}{removed}", counted(files.len(), "file", "files"), bytes(size))
+}
+
+fn by_directory(list: &[&Change], shown: usize, indent: &str, out: &mut String) {
+    let mut groups: BTreeMap<String, Vec<&Change>> = BTreeMap::new();
+    for change in list {
+        groups.entry(change.path.parent().to_string()).or_default().push(change);
+    }
+    for (directory, list) in &groups {
+        let _ = writeln!(out, "{indent}{directory}");
+        for change in list.iter().take(shown) {
+            let _ = writeln!(out, "{indent}  {}", line(change));
+        }
+        if list.len() > shown {
+            let rest = &list[shown..];
+            let size = rest.iter().map(|c| c.bytes).sum();
+            let _ = writeln!(out, "{indent}    … and {} more, {}", rest.len(), bytes(size));
+        }
+    }
 }
 
 fn line(change: &Change) -> String {
