@@ -6,19 +6,42 @@ use super::leaks::{self, Needle, Remembered};
 use super::record::Record;
 use super::redo::Redo;
 use super::scan::Layers;
-use super::{Changes, copy, discard};
+use super::{Changes, copy, discard, replica};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Image;
-use crate::settings::Leaks;
+use crate::settings::{Backend, Leaks};
 use crate::sys::fs::{self, Times};
 use crate::sys::process;
 use crate::transaction::journal::{self, Progress};
 use crate::transaction::recover::Recovered;
 use crate::transaction::{State, Transaction};
 
+/// What a commit has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pending {
+    /// Nothing: the step changed nothing.
+    Nothing,
+    /// These records.
+    Records(Vec<Record>),
+    /// The exchange of the copy with the image.
+    Exchange,
+}
+
 /// Reads what the step did, without changing anything.
-pub fn scan(transaction: &Transaction, image: &Image) -> Result<(Changes, Vec<Record>)> {
-    scan_in(transaction.directory(), &transaction.state, image.directory())
+pub fn scan(transaction: &Transaction, image: &Image) -> Result<(Changes, Pending)> {
+    if transaction.state.backend == Backend::Copy {
+        let changes = replica::scan(transaction, image)?;
+        let pending = if changes.list.is_empty() { Pending::Nothing } else { Pending::Exchange };
+        return Ok((changes, pending));
+    }
+    let (changes, records) = scan_in(transaction.directory(), &transaction.state, image.directory())?;
+    Ok((changes, if records.is_empty() { Pending::Nothing } else { Pending::Records(records) }))
+}
+
+/// The directory with what the step wrote, for the searches in it.
+pub fn written(transaction: &Transaction) -> Result<OwnedFd> {
+    let name = if transaction.state.backend == Backend::Copy { replica::TREE } else { b"upper" };
+    Ok(fs::open_dir(transaction.directory(), name)?)
 }
 
 fn scan_in(directory: BorrowedFd<'_>, state: &State, image: BorrowedFd<'_>) -> Result<(Changes, Vec<Record>)> {
@@ -49,7 +72,7 @@ pub fn find_leaks(transaction: &Transaction, changes: &mut Changes, secrets: &[N
     if let Ok(scaffold) = fs::open_dir(transaction.directory(), b"scaffold") {
         needles.extend(leaks::overrides(scaffold.as_fd(), &transaction.state.policy));
     }
-    let upper = fs::open_dir(transaction.directory(), b"upper")?;
+    let upper = written(transaction)?;
     changes.leaks = leaks::scan(upper.as_fd(), changes, &transaction.state.policy, &needles)?;
     for remembered in &transaction.state.secret_leaks {
         changes.leaks.extend(remembered.still(upper.as_fd())?);
@@ -59,7 +82,7 @@ pub fn find_leaks(transaction: &Transaction, changes: &mut Changes, secrets: &[N
 
 /// Searches for the secrets of a step whose transaction is committed later, without them.
 pub fn remember_secrets(transaction: &mut Transaction, changes: &Changes, secrets: &[Needle]) -> Result<()> {
-    let upper = fs::open_dir(transaction.directory(), b"upper")?;
+    let upper = written(transaction)?;
     for leak in leaks::scan(upper.as_fd(), changes, &transaction.state.policy, secrets)? {
         transaction.state.secret_leaks.extend(Remembered::new(upper.as_fd(), leak)?);
     }
@@ -67,10 +90,12 @@ pub fn remember_secrets(transaction: &mut Transaction, changes: &Changes, secret
 }
 
 /// Commits the transaction; on return the image has every change, on the disk, and the transaction is removed.
-pub fn commit(transaction: Transaction, image: &Image, records: Vec<Record>) -> Result<()> {
-    if records.is_empty() {
-        return transaction.remove();
-    }
+pub fn commit(transaction: Transaction, image: &Image, pending: Pending) -> Result<()> {
+    let records = match pending {
+        Pending::Nothing => return transaction.remove(),
+        Pending::Exchange => return replica::commit(transaction, image),
+        Pending::Records(records) => records,
+    };
     let same = fs::fstat(transaction.directory())?.st_dev == image.identity().device;
     if same && rename_works(&transaction, image)? {
         commit_here(transaction.directory(), &transaction.state, image, &records)?;
@@ -166,6 +191,7 @@ fn copy_over(transaction: &Transaction, image: &Image, name: &str) -> Result<Own
         copier.tree(work.as_fd(), b"index", target.as_fd())?;
     }
     copier.tree(transaction.directory(), b"scaffold", directory.as_fd())?;
+    copier.finish()?;
     Ok(directory)
 }
 

@@ -88,7 +88,8 @@ impl Remembered {
     }
 }
 
-fn stat_below(upper: BorrowedFd<'_>, path: &Inside) -> Result<Option<Stat>> {
+/// What is at `path` below a directory, no link followed.
+pub(super) fn stat_below(upper: BorrowedFd<'_>, path: &Inside) -> Result<Option<Stat>> {
     let Some((parent, name)) = path.split() else { return Ok(None) };
     match fs::open_dir_below(upper, parent.bytes()) {
         Ok(directory) => Ok(fs::stat(directory.as_fd(), name)?),

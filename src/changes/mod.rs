@@ -13,6 +13,7 @@ mod overrides;
 pub mod owners;
 pub mod record;
 pub mod redo;
+pub mod replica;
 mod restore;
 pub mod scan;
 

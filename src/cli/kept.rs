@@ -10,7 +10,6 @@ use crate::image::Image;
 use crate::report::text;
 use crate::settings::Mode;
 use crate::settings::flags::CommitFlags;
-use crate::sys::fs;
 use crate::transaction::{self, Transaction, recover};
 
 /// The transaction called `what`: by id, name, image or directory.
@@ -34,7 +33,7 @@ pub fn changes(cli: &Cli, id: &str, diff: bool, json: bool) -> Result<u8> {
     let (transaction, image) = open(id)?;
     let (mut changes, _) = committing::scan(&transaction, &image)?;
     committing::find_leaks(&transaction, &mut changes, &[])?;
-    let upper = fs::open_dir(transaction.directory(), b"upper")?;
+    let upper = committing::written(&transaction)?;
     let owners = owners::of(upper.as_fd(), image.directory(), &changes)?;
     if json {
         let value = serde_json::json!({ "version": 1, "image": image.path(), "changes": changes, "owners": owners });
@@ -57,13 +56,13 @@ pub fn commit(_cli: &Cli, id: &str, flags: &CommitFlags) -> Result<u8> {
     rules.force |= flags.force;
     rules.leaks = flags.leaks().unwrap_or(rules.leaks);
     rules.epoch = flags.source_date_epoch.or(rules.epoch);
-    let (mut changes, records) = committing::scan(&transaction, &image)?;
+    let (mut changes, pending) = committing::scan(&transaction, &image)?;
     committing::find_leaks(&transaction, &mut changes, &[])?;
     gate::check(&changes, &transaction.state.rules, id)
         .doing(|| format!("the transaction {id} was not committed to {}", image.path().display()))?;
     gate::warn(&changes, &transaction.state.rules);
     let (files, bytes) = changes.files();
-    committing::commit(transaction, &image, records)?;
+    committing::commit(transaction, &image, pending)?;
     common::say(&format!(
         "committed {}, {} to {}",
         text::counted(files, "file", "files"),

@@ -11,7 +11,7 @@ use crate::changes::{Policy, commit};
 use crate::error::{Fault, Result, refuse};
 use crate::report::{Fate, json};
 use crate::sandbox::{self, scaffold};
-use crate::settings::{Flags, Mode};
+use crate::settings::{Backend, Flags, Mode};
 use crate::transaction::{self, Transaction, recover};
 
 /// Opens a transaction that several steps write to.
@@ -39,7 +39,7 @@ pub fn begin(cli: &Cli, flags: &Flags, name: &str, root: &Path) -> Result<u8> {
     }
     let state = single::new_state(&prepared, Some(name))?;
     let transaction = Transaction::begin(&prepared.image, storage, state)?;
-    scaffold::build(&prepared.plan.scaffold, &prepared.image, transaction.directory())?;
+    single::fill(&prepared, &transaction)?;
     drop(signals);
     say(&format!("began the transaction {name} on {}", prepared.image.path().display()));
     Ok(0)
@@ -60,10 +60,11 @@ fn check_name(name: &str) -> Result<()> {
 pub fn run(cli: &Cli, arguments: &RunArguments, name: &str) -> Result<u8> {
     let mut transaction = kept::find(name)?;
     let root = transaction.state.image.clone();
+    let flags = Flags { backend: Some(backend_name(transaction.state.backend)), ..arguments.flags.clone() };
     // Without ROOT, the first word is the command's.
     let first = arguments.root.iter().map(|word| word.clone().into_os_string());
     let command: Vec<OsString> = first.chain(arguments.command.iter().cloned()).collect();
-    let mut prepared = common::prepare_in(cli, &arguments.flags, &root, &command)?;
+    let mut prepared = common::prepare_in(cli, &flags, &root, &command)?;
     prepared.read_secrets()?;
     if prepared.image.identity() != transaction.state.root {
         return refuse(
@@ -79,7 +80,7 @@ pub fn run(cli: &Cli, arguments: &RunArguments, name: &str) -> Result<u8> {
     let signals = sandbox::hold_signals()?;
     lay_again(&mut transaction, &prepared)?;
     let started = Instant::now();
-    let outcome = match single::step(&prepared, Some(&transaction), signals) {
+    let outcome = match single::step(&prepared, Some(&mut transaction), signals) {
         Ok(outcome) => outcome,
         Err(error) => {
             transaction.take_back()?;
@@ -101,6 +102,10 @@ pub fn run(cli: &Cli, arguments: &RunArguments, name: &str) -> Result<u8> {
     }
     let seconds = (step_seconds, started.elapsed().as_secs_f64());
     single::tell(&prepared, &outcome, changes, fate, Some(name.to_owned()), seconds)
+}
+
+fn backend_name(backend: Backend) -> String {
+    if backend == Backend::Copy { "copy" } else { "overlay" }.to_owned()
 }
 
 /// Everything as at the beginning of the first step, but over what the earlier steps wrote.

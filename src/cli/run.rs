@@ -1,18 +1,21 @@
 //! `dropcloth run` and `dropcloth shell`: one step, from settings to report.
 
+use std::os::fd::AsFd;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::args::{Cli, RunArguments};
 use super::common::{self, Prepared, say};
+use crate::changes::commit::Pending;
 use crate::changes::gate::{self, Rules};
 use crate::changes::marks::Prefix;
-use crate::changes::record::Record;
-use crate::changes::{Changes, Policy, commit};
+use crate::changes::{Changes, Policy, commit, replica};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::plan::{describe, traces};
 use crate::report::{self, Fate, Report};
+use crate::sandbox::placeholders::Placeholders;
 use crate::sandbox::{self, Outcome, scaffold};
-use crate::settings::{Mode, OnFailure};
+use crate::settings::{Backend, Mode, OnFailure};
+use crate::sys::fs;
 use crate::sys::process::Ended;
 use crate::sys::signal::Signals;
 use crate::transaction::{self, State, Transaction, journal, recover};
@@ -29,9 +32,9 @@ pub fn run(cli: &Cli, arguments: &RunArguments) -> Result<u8> {
     transaction::lock_image(&prepared.image, prepared.plan.mode)?;
     let signals = sandbox::hold_signals()?;
     sweep(&prepared)?;
-    let transaction = begin(&prepared)?;
+    let mut transaction = begin(&prepared)?;
     let started = Instant::now();
-    let outcome = step(&prepared, transaction.as_ref(), signals);
+    let outcome = step(&prepared, transaction.as_mut(), signals);
     let step_seconds = started.elapsed().as_secs_f64();
     match outcome {
         Ok(outcome) => finish(&prepared, transaction, &outcome, step_seconds),
@@ -76,6 +79,10 @@ pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
         rules,
         secret_leaks: Vec::new(),
         begun: None,
+        backend: plan.backend,
+        copied: None,
+        exchanged: None,
+        root_flags: (0, 0),
         version: journal::VERSION,
         id: transaction::new_id()?,
         image: plan.image.clone(),
@@ -96,7 +103,7 @@ fn begin(prepared: &Prepared) -> Result<Option<Transaction>> {
     let plan = &prepared.plan;
     let Some(storage) = transaction::storage_path(&plan.storage) else { return Ok(None) };
     let transaction = Transaction::begin(&prepared.image, storage, new_state(prepared, None)?)?;
-    match scaffold::build(&plan.scaffold, &prepared.image, transaction.directory()) {
+    match fill(prepared, &transaction) {
         Ok(()) => Ok(Some(transaction)),
         Err(error) => {
             transaction.remove()?;
@@ -105,8 +112,40 @@ fn begin(prepared: &Prepared) -> Result<Option<Transaction>> {
     }
 }
 
+/// Writes the overrides, and copies the image for the backend that works on a copy.
+pub fn fill(prepared: &Prepared, transaction: &Transaction) -> Result<()> {
+    scaffold::build(&prepared.plan.scaffold, &prepared.image, transaction.directory())?;
+    if prepared.plan.backend == Backend::Copy {
+        replica::make(transaction, &prepared.image)?;
+    }
+    Ok(())
+}
+
+/// Runs the step with the mount points that it needs in the copy of the image, for as long as it runs.
+fn step_in_copy(prepared: &Prepared, transaction: &mut Transaction, signals: Signals) -> Result<Outcome> {
+    let tree = fs::open_dir(transaction.directory(), replica::TREE)?;
+    let points = Placeholders::make(&prepared.plan.scaffold, tree.as_fd())?;
+    let before = replica::settle(transaction)?;
+    if transaction.state.copied.is_none() {
+        transaction.state.copied = Some(before);
+        transaction.state.save(transaction.directory())?;
+    }
+    let outcome = step_as_laid(prepared, Some(transaction), signals);
+    replica::keep_overrides(transaction, before)?;
+    points.remove(tree.as_fd())?;
+    outcome
+}
+
+/// Runs the step.
+pub fn step(prepared: &Prepared, transaction: Option<&mut Transaction>, signals: Signals) -> Result<Outcome> {
+    match transaction {
+        Some(transaction) if prepared.plan.backend == Backend::Copy => step_in_copy(prepared, transaction, signals),
+        other => step_as_laid(prepared, other.map(|t| &*t), signals),
+    }
+}
+
 /// Runs the step; data that the kernel lost on the way is an error.
-pub fn step(prepared: &Prepared, transaction: Option<&Transaction>, signals: Signals) -> Result<Outcome> {
+fn step_as_laid(prepared: &Prepared, transaction: Option<&Transaction>, signals: Signals) -> Result<Outcome> {
     let ground = sandbox::mounts::ground(&prepared.image, transaction, prepared.secrets.clone())?;
     let outcome = sandbox::run(&prepared.plan, &ground, signals)?;
     match &outcome.lost {
@@ -200,7 +239,7 @@ fn settle(
         let fate = if plan.mode == Mode::Discard { Fate::Discarded } else { discarded(success) };
         return Ok((changes, fate, None));
     }
-    let (mut changes, records) = scan_or_remove(&mut transaction, prepared)?;
+    let (mut changes, pending) = scan_or_remove(&mut transaction, prepared)?;
     let id = transaction.state.id.clone();
     if keep {
         keep_it(&mut transaction)?;
@@ -213,8 +252,8 @@ fn settle(
         return Err(refused).doing(doing);
     }
     gate::warn(&changes, &transaction.state.rules);
-    let fate = if records.is_empty() { Fate::Unchanged } else { Fate::Committed };
-    commit::commit(transaction, &prepared.image, records).doing(doing)?;
+    let fate = if pending == Pending::Nothing { Fate::Unchanged } else { Fate::Committed };
+    commit::commit(transaction, &prepared.image, pending).doing(doing)?;
     Ok((changes, fate, None))
 }
 
@@ -224,7 +263,7 @@ fn keep_it(transaction: &mut Transaction) -> Result<()> {
     transaction.state.save(transaction.directory())
 }
 
-fn scan_or_remove(transaction: &mut Transaction, prepared: &Prepared) -> Result<(Changes, Vec<Record>)> {
+fn scan_or_remove(transaction: &mut Transaction, prepared: &Prepared) -> Result<(Changes, Pending)> {
     commit::scan(transaction, &prepared.image).hint(|| {
         format!(
             "The image is as it was. `dropcloth recover {}` removes the transaction.",

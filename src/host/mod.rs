@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use crate::settings::{Resolver, Settings};
+use crate::sys::{fs, mount};
 
 /// What a host path is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -37,6 +39,8 @@ pub struct Host {
     pub sources: BTreeMap<PathBuf, Source>,
     /// Where transactions go that cannot stand beside their image.
     pub state: PathBuf,
+    /// Type of the file system on which transactions elsewhere would be; none: it cannot be told.
+    pub scratch_filesystem: Option<String>,
     /// Standard input is a terminal.
     pub terminal: bool,
 }
@@ -50,13 +54,15 @@ impl Host {
         let paths = paths.chain(settings.secret.value.iter().map(|s| &s.source));
         let sources = paths.map(|path| (path.clone(), look_at(path))).collect();
         let euid = nix::unistd::geteuid().as_raw();
+        let state = state_directory(euid, &environment);
         Host {
             euid,
             may_mount: may_mount(),
             cwd: cwd.to_owned(),
             resolv_conf: resolver(&settings.resolver.value),
             sources,
-            state: state_directory(euid, &environment),
+            scratch_filesystem: filesystem(settings.scratch.value.as_deref().unwrap_or(&state)),
+            state,
             environment,
             terminal: std::io::IsTerminal::is_terminal(&std::io::stdin()),
         }
@@ -71,6 +77,13 @@ impl Host {
     pub fn variable(&self, name: &str) -> Option<String> {
         self.environment.get(std::ffi::OsStr::new(name)).map(|v| v.to_string_lossy().into_owned())
     }
+}
+
+/// Of the nearest directory that exists.
+fn filesystem(path: &Path) -> Option<String> {
+    let existing = path.ancestors().find(|p| p.is_dir())?;
+    let handle = mount::open_path(existing).ok()?;
+    fs::kind(handle.as_fd()).ok().map(str::to_owned)
 }
 
 fn may_mount() -> bool {

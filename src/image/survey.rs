@@ -32,6 +32,8 @@ pub struct Survey {
     pub mount_point: bool,
     /// The directory above is on the same file system.
     pub parent_on_same_device: bool,
+    /// Type of its file system, as in mountinfo.
+    pub filesystem: String,
     /// The mount is read-only.
     pub read_only: bool,
     /// The mount is nosuid.
@@ -68,6 +70,7 @@ impl Survey {
             host_root,
             mount_point: mounts.iter().any(|m| m.point == image.path()),
             parent_on_same_device: parent_device(image.path()).is_some_and(|d| d == image.identity().device),
+            filesystem: fs::kind(image.directory())?.to_owned(),
             read_only: mount::is_read_only(image.directory())?,
             nosuid: attributes.contains(mount::Attr::MOUNT_ATTR_NOSUID),
             noexec: attributes.contains(mount::Attr::MOUNT_ATTR_NOEXEC),

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Content, Entry, Mount, Plan, Storage};
-use crate::settings::{Mode, Network, Origin, Settings, Valued};
+use crate::settings::{Backend, Mode, Network, Origin, Settings, Valued};
 
 /// All of it, in the order in which it happens.
 pub fn text(plan: &Plan) -> String {
@@ -23,7 +23,7 @@ pub fn text(plan: &Plan) -> String {
         ("step", command.join(" ")),
         ("mode", mode.to_owned()),
         ("transaction", storage),
-        ("overlay", "scaffold over image, redirect_dir=on, index=on, volatile; nodev".to_owned()),
+        ("backend", backend(plan)),
         ("user", format!("{}:{} ({})", plan.account.uid, plan.account.gid, plan.account.home.display())),
         ("directory", plan.workdir.display().to_string()),
         ("network", network(plan.network).to_owned()),
@@ -54,6 +54,14 @@ pub fn text(plan: &Plan) -> String {
         let _ = writeln!(out, "note: {note}");
     }
     out
+}
+
+fn backend(plan: &Plan) -> String {
+    let how = match plan.backend {
+        Backend::Copy => "copy: of the whole image, overrides bound over it, exchanged with it at the end; nodev",
+        _ => "overlay: scaffold over image, redirect_dir=on, index=on, volatile; nodev",
+    };
+    plan.backend_reason.as_ref().map_or_else(|| how.to_owned(), |why| format!("{how}. {why}"))
 }
 
 fn python(plan: &Plan, out: &mut String) {

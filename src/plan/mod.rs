@@ -17,7 +17,7 @@ use crate::host::{Host, Source};
 use crate::image::account::Account;
 use crate::image::survey::Survey;
 use crate::pypi::{self, Indexes, overrides};
-use crate::settings::{Dev, Mode, Network, OnFailure, Settings};
+use crate::settings::{Backend, Dev, Mode, Network, OnFailure, Settings};
 
 pub use layers::{Content, Entry, Scaffold};
 pub use mounts::{Mount, MountPlan};
@@ -52,6 +52,10 @@ pub struct Plan {
     pub mode: Mode,
     /// After a failed step.
     pub on_failure: OnFailure,
+    /// Overlay or copy; never auto.
+    pub backend: Backend,
+    /// Why that one, when it was not the user's choice.
+    pub backend_reason: Option<String>,
     /// Where the transaction stands.
     pub storage: Storage,
     /// The layer of overrides and mount points.
@@ -135,7 +139,10 @@ pub fn build(settings: &Settings, host: &Host, survey: &Survey, command: &[OsStr
     let python = python(settings, host, &mut faults, &mut notes);
     let network = network(settings, python.as_ref());
     let storage = storage(settings, host, survey);
+    let (backend, backend_reason) = backend(settings, host, survey, &storage);
     refuse::check(settings, host, survey, &storage, &mut faults);
+    refuse::check_backend(settings, host, survey, &storage, backend, &mut faults);
+    notes.extend(backend_reason.clone().filter(|_| backend == Backend::Copy));
     let mut scaffold = Scaffold::new(survey);
     layers::lay(&mut scaffold, settings, host, survey, python.as_ref(), network, &mut faults, &mut notes);
     let mounts = mounts::plan(&mut scaffold, settings, host, survey, python.as_ref(), &mut faults, &mut notes);
@@ -144,6 +151,8 @@ pub fn build(settings: &Settings, host: &Host, survey: &Survey, command: &[OsStr
         image: survey.path.clone(),
         mode: settings.mode.value,
         on_failure: settings.on_failure.value,
+        backend,
+        backend_reason,
         storage,
         scaffold,
         mounts,
@@ -210,6 +219,35 @@ fn storage(settings: &Settings, host: &Host, survey: &Survey) -> Storage {
         (None, _) if survey.read_only && settings.mode.value == Mode::Discard => Storage::Memory,
         (None, _) => Storage::Elsewhere(host.state.clone()),
     }
+}
+
+/// The backend, and for `auto` why it is that one.
+fn backend(settings: &Settings, host: &Host, survey: &Survey, storage: &Storage) -> (Backend, Option<String>) {
+    if settings.backend.value != Backend::Auto {
+        return (settings.backend.value, None);
+    }
+    match (overlay_obstacle(host, survey, storage), storage) {
+        (Some(kind), Storage::Beside(_)) => (
+            Backend::Copy,
+            Some(format!(
+                "The step works on a copy of the image, since an overlay cannot write to {kind} (--backend auto)."
+            )),
+        ),
+        _ => (Backend::Overlay, Some("It is exact as root, and costs no copy.".to_owned())),
+    }
+}
+
+/// The file system of the transaction, when it cannot carry the upper directory of an overlay.
+fn overlay_obstacle<'a>(host: &'a Host, survey: &'a Survey, storage: &Storage) -> Option<&'a str> {
+    let kind = match storage {
+        Storage::Beside(_) => Some(survey.filesystem.as_str()),
+        Storage::Elsewhere(_) => host.scratch_filesystem.as_deref(),
+        Storage::Memory => None,
+    };
+    // overlayfs.rst, "Upper and lower": no d_type, no trusted attributes, or remote revalidation.
+    kind.filter(|kind| {
+        ["overlay", "nfs", "nfs4", "fuse", "vfat", "exfat", "cifs", "9p", "virtiofs", "ecryptfs"].contains(kind)
+    })
 }
 
 /// Whether the host's own /dev is bound.

@@ -6,7 +6,7 @@ use crate::error::{Fault, Result, refuse};
 use crate::host::{Host, Source};
 use crate::image::survey::Survey;
 use crate::plan::Storage;
-use crate::settings::{Mode, Settings};
+use crate::settings::{Backend, Mode, Settings};
 
 /// Everything found so far that stands against the plan.
 #[derive(Debug, Default)]
@@ -70,6 +70,46 @@ pub fn check(settings: &Settings, host: &Host, survey: &Survey, storage: &Storag
     }
     directories(survey, faults);
     sources(settings, host, faults);
+}
+
+/// What stands against the chosen backend.
+pub fn check_backend(
+    settings: &Settings,
+    host: &Host,
+    survey: &Survey,
+    storage: &Storage,
+    backend: Backend,
+    faults: &mut Refusals,
+) {
+    let beside = matches!(storage, Storage::Beside(_));
+    if backend == Backend::Copy && !beside {
+        faults.add(
+            "the copy backend needs the transaction beside the image, on the same file system",
+            "Leave --scratch out, and name an image that is neither a mount point nor this machine's root.",
+        );
+    }
+    if backend == Backend::Copy && settings.mode.value == Mode::Commit {
+        for submount in &survey.submounts {
+            faults.add(
+                format!(
+                    "a {} file system is mounted at {} of the image, and would stay behind in the exchange",
+                    submount.kind, submount.at
+                ),
+                format!(
+                    "Unmount it first, or use --backend overlay: `umount {}{}`.",
+                    survey.path.display(),
+                    submount.at
+                ),
+            );
+        }
+    }
+    if let Some(kind) = super::overlay_obstacle(host, survey, storage).filter(|_| backend == Backend::Overlay) {
+        let hint = match beside {
+            true => "Use --backend copy, or keep the transaction on ext4, xfs, btrfs or tmpfs with --scratch DIR.",
+            false => "Name a directory on ext4, xfs, btrfs or tmpfs with --scratch DIR.",
+        };
+        faults.add(format!("an overlay cannot write to the {kind} file system of the transaction"), hint);
+    }
 }
 
 /// A /proc, /sys or /dev that is a link or a file is how images have led runners to write to the host (CVE-2019-16884,

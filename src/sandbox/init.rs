@@ -12,6 +12,7 @@ use super::message::{FromInit, ToInit, receive, send};
 use super::{Entered, Ground, enter, privileges};
 use crate::error::{Doing, Fault, Result};
 use crate::plan::Plan;
+use crate::settings::Backend;
 use crate::sys::process::{self, Ended, Forked};
 use crate::sys::signal::{self, Signals};
 use crate::sys::trampoline::Trampoline;
@@ -49,7 +50,8 @@ fn run(plan: &Plan, ground: &Ground, trampoline: &Trampoline, socket: BorrowedFd
     send(socket, &FromInit::Running, entered.terminal.as_ref().map(|(master, _)| master.as_fd()))?;
     let ended = wait(socket, &signals, step)?;
     kill_all();
-    let lost = lost_data(&entered);
+    // A copy is synced before it is exchanged; here that would write out the whole file system, also for what is discarded.
+    let lost = if plan.backend == Backend::Copy { None } else { lost_data(&entered) };
     send(socket, &FromInit::Ended { ended, lost }, None)
 }
 

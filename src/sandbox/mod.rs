@@ -10,6 +10,7 @@ pub mod init;
 pub mod message;
 pub mod mounts;
 pub mod network;
+pub mod placeholders;
 pub mod privileges;
 pub mod scaffold;
 pub mod secrets;
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 use crate::error::{Doing, Result};
 use crate::image::{Identity, Image};
 use crate::plan::Plan;
-use crate::settings::Network;
+use crate::settings::{Backend, Network};
 use crate::sys::mount;
 
 pub use supervise::{Outcome, hold_signals, run};
@@ -54,7 +55,10 @@ pub fn enter(plan: &Plan, ground: &Ground) -> Result<Entered> {
     // Everything of the host is opened before anything is mounted that could hide it.
     let image = Image::reopen(&ground.image.0, ground.image.1)?;
     let mut sources = mounts::open_sources(plan, &image, &ground.secrets)?;
-    let root = mounts::merged_root(plan, ground, &image)?;
+    let root = match plan.backend {
+        Backend::Copy => mounts::copied_root(plan, ground)?,
+        _ => mounts::merged_root(plan, ground, &image)?,
+    };
     let terminal = mounts::make_all(plan, root.as_fd(), &mut sources)?;
     // Handles on the host's mounts go before the root does, and with them every way back.
     drop((sources, image));

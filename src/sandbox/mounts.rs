@@ -7,9 +7,10 @@ use rustix::fs::{OFlags, ResolveFlags};
 
 use super::secrets::{self, Secret};
 use super::{Ground, dev, scaffold};
+use crate::changes::replica;
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::{Image, Inside};
-use crate::plan::{Mount, MountPlan, Plan};
+use crate::plan::{Entry, Mount, MountPlan, Plan};
 use crate::sys::mount::{self, Attr, FsContext};
 use crate::sys::{SysResult, fs};
 use crate::transaction::Transaction;
@@ -98,6 +99,32 @@ pub fn merged_root(plan: &Plan, ground: &Ground, image: &Image) -> Result<OwnedF
     let point = directory(b"stage")?;
     mount::attach(merged.as_fd(), point.as_fd()).doing(doing)?;
     Ok(merged)
+}
+
+/// The copy of the image as the root, attached in this mount namespace, with the overrides bound over its files.
+pub fn copied_root(plan: &Plan, ground: &Ground) -> Result<OwnedFd> {
+    let doing = || format!("cannot use the copy of {}", plan.image.display());
+    let Some((path, identity)) = &ground.transaction else {
+        return refuse(Fault::new("the copy backend needs a transaction on a disk"));
+    };
+    let base = Image::reopen(path, *identity)?.into_directory();
+    let tree = fs::open_dir(base.as_fd(), replica::TREE).doing(doing)?;
+    let root = mount::clone_mount(tree.as_fd(), false).doing(doing)?;
+    mount::set_attributes(root.as_fd(), overlay_attributes(plan), false).doing(doing)?;
+    let point = fs::open_dir(base.as_fd(), b"stage").doing(doing)?;
+    mount::attach(root.as_fd(), point.as_fd()).doing(doing)?;
+    let scaffold = fs::open_dir(base.as_fd(), b"scaffold").doing(doing)?;
+    for (path, entry) in &plan.scaffold.entries {
+        if matches!(entry, Entry::File { .. }) {
+            let doing = || format!("cannot lay {path} over");
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            let open = |from| fs::openat2(from, path.bytes(), OFlags::PATH | OFlags::NOFOLLOW, resolve).doing(doing);
+            let file = mount::clone_mount(open(scaffold.as_fd())?.as_fd(), false).doing(doing)?;
+            mount::set_attributes(file.as_fd(), overlay_attributes(plan), false).doing(doing)?;
+            mount::attach(file.as_fd(), open(root.as_fd())?.as_fd()).doing(doing)?;
+        }
+    }
+    Ok(root)
 }
 
 /// The directories of one overlay.

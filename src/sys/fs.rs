@@ -157,6 +157,12 @@ pub fn rename(from: BorrowedFd<'_>, name: &[u8], to: BorrowedFd<'_>, new: &[u8])
         .called(|| format!("renameat2({}, {})", at(from, name), at(to, new)))
 }
 
+/// Exchanges two names in one step, rename(2) RENAME_EXCHANGE.
+pub fn exchange(one: BorrowedFd<'_>, name: &[u8], other: BorrowedFd<'_>, name_there: &[u8]) -> SysResult<()> {
+    rustix::fs::renameat_with(one, name, other, name_there, RenameFlags::EXCHANGE)
+        .called(|| format!("renameat2({}, {}, RENAME_EXCHANGE)", at(one, name), at(other, name_there)))
+}
+
 /// linkat; a symbolic link is linked itself.
 pub fn link(from: BorrowedFd<'_>, name: &[u8], to: BorrowedFd<'_>, new: &[u8]) -> SysResult<()> {
     rustix::fs::linkat(from, name, to, new, AtFlags::empty())
@@ -245,6 +251,24 @@ pub fn set_times(directory: BorrowedFd<'_>, name: &[u8], times: Times) -> SysRes
 /// Sets the times of an open file or directory.
 pub fn set_times_of(file: BorrowedFd<'_>, times: Times) -> SysResult<()> {
     rustix::fs::futimens(file, &times.timestamps()).called(|| format!("futimens([{}])", file.as_raw_fd()))
+}
+
+/// The type of a file's file system where it matters here, as mountinfo names it; `other` else. statfs(2).
+pub fn kind(file: BorrowedFd<'_>) -> SysResult<&'static str> {
+    let known: [(i64, &str); 10] = [
+        (0x794c_7630, "overlay"),
+        (0x6969, "nfs"),
+        (0x6573_5546, "fuse"),
+        (0x4d44, "vfat"),
+        (0x2011_bab0, "exfat"),
+        (0xfe53_4d42, "cifs"),
+        (0x0102_1997, "9p"),
+        (0xf15f, "ecryptfs"),
+        (0x0102_1994, "tmpfs"),
+        (0xef53, "ext4"),
+    ];
+    let found = rustix::fs::fstatfs(file).called(|| format!("fstatfs([{}])", file.as_raw_fd()))?.f_type;
+    Ok(known.iter().find(|(magic, _)| *magic == found).map_or("other", |(_, name)| name))
 }
 
 /// Inode flags, ioctl_iflags(2); `None` where the file system has none.

@@ -10,7 +10,9 @@ use crate::changes::copy::Copier;
 use crate::changes::discard::remove_tree;
 use crate::changes::marks::Prefix;
 use crate::changes::redo::copy_directory_attributes;
+use crate::changes::replica;
 use crate::error::{Doing, Result};
+use crate::settings::Backend;
 use crate::sys::fs::{self, Times};
 use crate::sys::xattr;
 
@@ -21,11 +23,17 @@ impl Transaction {
         remove_tree(self.directory(), b"before.new").doing(doing)?;
         fs::mkdir(self.directory(), b"before.new", 0o700).doing(doing)?;
         let before = fs::open_dir(self.directory(), b"before.new").doing(doing)?;
+        let mut copier = Copier::default();
+        if self.state.backend == Backend::Copy {
+            copier.tree(self.directory(), replica::TREE, before.as_fd()).doing(doing)?;
+            copier.finish().doing(doing)?;
+            return fs::rename(self.directory(), b"before.new", self.directory(), b"before").doing(doing);
+        }
         let work = fs::open_dir(self.directory(), b"work").doing(doing)?;
         // One copier for both: a changed file with several names is in the upper and in the index.
-        let mut copier = Copier::default();
         copier.tree(self.directory(), b"upper", before.as_fd()).doing(doing)?;
         copier.tree(work.as_fd(), b"index", before.as_fd()).doing(doing)?;
+        copier.finish().doing(doing)?;
         fs::rename(self.directory(), b"before.new", self.directory(), b"before").doing(doing)
     }
 
@@ -43,6 +51,9 @@ impl Transaction {
             return remove_tree(self.directory(), b"before.new");
         }
         let before = fs::open_dir(self.directory(), b"before").doing(doing)?;
+        if self.state.backend == Backend::Copy {
+            return self.take_back_copy(before.as_fd()).doing(doing);
+        }
         let work = fs::open_dir(self.directory(), b"work").doing(doing)?;
         let upper = fs::open_dir(self.directory(), b"upper").doing(doing)?;
         // The index remembers which directory the upper is, so both keep theirs and get the old contents back.
@@ -61,6 +72,14 @@ impl Transaction {
             move_all(saved.as_fd(), index.as_fd()).doing(doing)?;
         }
         drop((before, saved));
+        remove_tree(self.directory(), b"before")
+    }
+
+    fn take_back_copy(&self, before: BorrowedFd<'_>) -> Result<()> {
+        if fs::stat(before, replica::TREE)?.is_some() {
+            remove_tree(self.directory(), replica::TREE)?;
+            fs::rename(before, replica::TREE, self.directory(), replica::TREE)?;
+        }
         remove_tree(self.directory(), b"before")
     }
 

@@ -16,7 +16,7 @@ use crate::changes::record::Record;
 use crate::changes::{Policy, Stamp};
 use crate::error::{Fault, Result, refuse};
 use crate::image::Identity;
-use crate::settings::Mode;
+use crate::settings::{Backend, Mode};
 use crate::sys::fs;
 
 /// The format of everything below; another version is refused, never guessed at.
@@ -63,9 +63,25 @@ pub struct State {
     /// When it began, by the clock that stamps the image's files.
     #[serde(default)]
     pub begun: Option<Stamp>,
+    /// Overlay or copy; never auto.
+    #[serde(default = "overlay")]
+    pub backend: Backend,
+    /// The copy backend: every entry of the copy with a later change time was touched by the step.
+    #[serde(default)]
+    pub copied: Option<Stamp>,
+    /// The copy backend: the copy that is being exchanged with the image.
+    #[serde(default)]
+    pub exchanged: Option<Identity>,
+    /// The copy backend: `i` and `a` flags of the image's root before and after, cleared for the exchange.
+    #[serde(default)]
+    pub root_flags: (u32, u32),
     /// Times of the image's root before that directory was made in it.
     #[serde(default)]
     pub root_times: Option<fs::Times>,
+}
+
+fn overlay() -> Backend {
+    Backend::Overlay
 }
 
 /// How far a transaction got.
@@ -121,6 +137,10 @@ impl State {
             rules: Rules::default(),
             secret_leaks: Vec::new(),
             begun: None,
+            backend: Backend::Overlay,
+            copied: None,
+            exchanged: None,
+            root_flags: (0, 0),
             root_times: None,
         }
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::journal::{self, Progress};
 use super::{State, Transaction};
-use crate::changes::commit;
+use crate::changes::{commit, replica};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Image;
 
@@ -53,7 +53,8 @@ pub fn list(places: &[PathBuf], image: Option<&Image>) -> Result<Vec<Listed>> {
     for path in places.iter().flat_map(|p| directories(p)) {
         let Some(state) = peek(&path) else { continue };
         // One without a state is just being made or was killed in its first moments: nobody can name it yet.
-        if state.id.is_empty() || image.is_some_and(|i| i.identity() != state.root) {
+        let its = |i: &Image| [Some(state.root), state.exchanged].contains(&Some(i.identity()));
+        if state.id.is_empty() || !image.is_none_or(its) {
             continue;
         }
         let status = match Transaction::take(&path) {
@@ -86,7 +87,8 @@ pub fn recover(places: &[PathBuf], image: &Image) -> Result<Vec<(PathBuf, Recove
     for path in places.iter().flat_map(|p| directories(p)) {
         let Some(state) = peek(&path) else { continue };
         let unknown = state.id.is_empty() && belongs_beside(&path, image);
-        if state.root == image.identity() || unknown {
+        let its = [Some(state.root), state.exchanged].contains(&Some(image.identity()));
+        if its || unknown {
             let what = recover_one(&path, image)?;
             done.push((path, what));
         }
@@ -107,6 +109,10 @@ fn recover_one(path: &Path, image: &Image) -> Result<Recovered> {
     let Some(transaction) = Transaction::take(path)? else { return Ok(Recovered::Busy) };
     if let Some(name) = transaction.state.moved_to.clone() {
         return commit::recover_moved(transaction, image, &name);
+    }
+    if replica::finish(&transaction.state, image)? {
+        transaction.remove()?;
+        return Ok(Recovered::Finished);
     }
     match journal::progress(transaction.directory())? {
         Progress::Done => {
