@@ -4,12 +4,12 @@
 //! can), and the image gets another inode number.
 
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::leaks::stat_below;
 use super::marks::{PROTECTED_FLAGS, USER_FLAGS};
-use super::{Changes, Kind, Stamp, What, copy, stamp};
+use super::{Changes, Kind, Stamp, What, copy, discard, stamp};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::{Identity, Image, Inside};
 use crate::settings::WhenChanged;
@@ -23,6 +23,7 @@ pub const TREE: &[u8] = b"tree";
 /// Copies the image into the transaction.
 pub fn make(transaction: &Transaction, image: &Image) -> Result<()> {
     let doing = || format!("cannot copy {} for the copy backend", image.path().display());
+    check_exchange(transaction, image)?;
     // A mount of its own shows what lies below the mounts on the image.
     let source = mount::clone_mount(image.directory(), false).doing(doing)?;
     let source = fs::open_dir(source.as_fd(), b".").doing(doing)?;
@@ -31,6 +32,38 @@ pub fn make(transaction: &Transaction, image: &Image) -> Result<()> {
     let mut copier = copy::Copier::default();
     copier.contents(source.as_fd(), tree.as_fd()).doing(doing)?;
     copier.finish().doing(doing)
+}
+
+/// Whether the image can be exchanged at the end, found out before the step: its rename over a directory that is not empty
+/// fails in any case, and says by which error what stands against it.
+fn check_exchange(transaction: &Transaction, image: &Image) -> Result<()> {
+    let doing = || format!("cannot tell whether {} can be exchanged", image.path().display());
+    let (above, name) = above(image)?;
+    fs::mkdir(transaction.directory(), b"probe", 0o700).doing(doing)?;
+    let probe = fs::open_dir(transaction.directory(), b"probe").doing(doing)?;
+    fs::mkdir(probe.as_fd(), b"full", 0o700).doing(doing)?;
+    let answer = fs::rename(above.as_fd(), &name, transaction.directory(), b"probe");
+    discard::remove_tree(transaction.directory(), b"probe")?;
+    match answer {
+        Err(error) if error.errno == libc::EXDEV => refuse(
+            Fault::new(format!("{} cannot be exchanged with a copy of it", image.path().display()))
+                .because("its file system does not rename it: it comes from a lower layer of an overlay")
+                .hint(format!(
+                    "Make it a directory of its own first: `cp -a {0} {0}.new && mv {0} {0}.old && mv {0}.new {0}`.",
+                    image.path().display()
+                )),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// The directory above the image, and the image's name in it.
+fn above(image: &Image) -> Result<(OwnedFd, Vec<u8>)> {
+    use std::os::unix::ffi::OsStrExt;
+    let (Some(above), Some(name)) = (image.path().parent(), image.path().file_name()) else {
+        return refuse(Fault::new("the root directory of this machine cannot be exchanged"));
+    };
+    Ok((fs::open_dir(rustix::fs::CWD, above.as_os_str().as_bytes())?, name.as_bytes().to_vec()))
 }
 
 /// The time from which on every change in the copy is the step's: returns when the clock of the file system has moved on.
@@ -220,13 +253,8 @@ fn same_bytes(mut one: std::fs::File, mut other: std::fs::File) -> Result<bool> 
 /// Commits: the copy becomes the image in one call, and what was the image goes with the transaction.
 pub fn commit(mut transaction: Transaction, image: &Image) -> Result<()> {
     let doing = || format!("cannot put the copy in the place of {}", image.path().display());
-    let (Some(above), Some(name)) = (image.path().parent(), image.path().file_name()) else {
-        return refuse(Fault::new("the root directory of this machine cannot be exchanged"));
-    };
-    let name = std::os::unix::ffi::OsStrExt::as_bytes(name);
-    let above =
-        fs::open_dir(rustix::fs::CWD, std::os::unix::ffi::OsStrExt::as_bytes(above.as_os_str())).doing(doing)?;
-    let there = fs::stat(above.as_fd(), name).doing(doing)?;
+    let (above, name) = above(image).doing(doing)?;
+    let there = fs::stat(above.as_fd(), &name).doing(doing)?;
     if there.map(|s| Identity::of(&s)) != Some(image.identity()) {
         return refuse(
             Fault::new(format!("{} is not the directory that the transaction was begun on", image.path().display()))
@@ -244,7 +272,7 @@ pub fn commit(mut transaction: Transaction, image: &Image) -> Result<()> {
     // A directory with these flags cannot be renamed.
     protect(image.directory(), 0).doing(doing)?;
     protect(tree.as_fd(), 0).doing(doing)?;
-    let exchanged = fs::exchange(transaction.directory(), TREE, above.as_fd(), name).doing(doing);
+    let exchanged = fs::exchange(transaction.directory(), TREE, above.as_fd(), &name).doing(doing);
     let (before, after) = transaction.state.root_flags;
     if exchanged.is_err() {
         protect(image.directory(), before)?;
