@@ -120,22 +120,24 @@ fn commit_here(directory: BorrowedFd<'_>, state: &State, image: &Image, records:
     // The data of the upper has to be on the disk before the decision is: the overlay was volatile and synced nothing.
     fs::syncfs(directory).doing(doing)?;
     journal::decide(directory, records).doing(doing)?;
-    redo_in(directory, state, image, records)
+    redo_in(directory, state, image, records, true)
 }
 
 /// Applies a decided commit and marks it done.
 pub fn redo(transaction: &Transaction, image: &Image, records: &[Record]) -> Result<()> {
-    redo_in(transaction.directory(), &transaction.state, image, records)
+    redo_in(transaction.directory(), &transaction.state, image, records, false)
 }
 
-fn redo_in(directory: BorrowedFd<'_>, state: &State, image: &Image, records: &[Record]) -> Result<()> {
+fn redo_in(directory: BorrowedFd<'_>, state: &State, image: &Image, records: &[Record], first: bool) -> Result<()> {
     if state.root != image.identity() {
         return refuse(
             Fault::new(format!("{} is not the directory that the transaction was begun on", image.path().display()))
                 .hint("Move the image back to where it was, or remove the transaction with `dropcloth discard`."),
         );
     }
-    Redo::new(image.directory(), directory, state.prefix)?.run(records).hint(
+    let mut redo = Redo::new(image.directory(), directory, state.prefix)?;
+    redo.first = first;
+    redo.run(records).hint(
         || "The commit is decided and not finished: free what it asks for, then run `dropcloth recover` on the image.",
     )?;
     fs::syncfs(image.directory())?;
@@ -209,7 +211,7 @@ pub fn recover_moved(transaction: Transaction, image: &Image, name: &str) -> Res
         let times = match journal::progress(directory.as_fd())? {
             Progress::Open => root_times,
             Progress::Decided(records) => {
-                redo_in(directory.as_fd(), &transaction.state, image, &records)?;
+                redo_in(directory.as_fd(), &transaction.state, image, &records, false)?;
                 recovered = Recovered::Finished;
                 last_times(&records).unwrap_or(root_times)
             }

@@ -93,6 +93,9 @@ pub enum Record {
         inode: u64,
         /// It is a directory, moved whole.
         directory: bool,
+        /// The image had nothing there.
+        #[serde(default)]
+        new: bool,
         /// Slot of the trash for what stands there.
         trash: u32,
     },

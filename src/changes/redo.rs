@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 use rustix::fs::FileType;
 
@@ -22,12 +23,14 @@ pub struct Redo<'a> {
     pub transaction: BorrowedFd<'a>,
     /// Where overlayfs keeps its attributes.
     pub prefix: Prefix,
+    /// No record has been applied yet, by nobody.
+    pub first: bool,
     upper: OwnedFd,
     stage: OwnedFd,
     trash: OwnedFd,
     /// The last directory used in the image and in the upper: neighbouring records mostly share it.
-    last_image: Option<(Inside, OwnedFd)>,
-    last_upper: Option<(Inside, OwnedFd)>,
+    last_image: Option<(Inside, Rc<OwnedFd>)>,
+    last_upper: Option<(Inside, Rc<OwnedFd>)>,
 }
 
 /// Whether a directory on the way is gone, or is another kind of entry by now (ELOOP: a symbolic link).
@@ -42,6 +45,7 @@ impl<'a> Redo<'a> {
             image,
             transaction,
             prefix,
+            first: false,
             upper: fs::open_dir(transaction, b"upper")?,
             stage: fs::open_dir(transaction, b"stage")?,
             trash: fs::open_dir(transaction, b"trash")?,
@@ -64,7 +68,8 @@ impl<'a> Redo<'a> {
             Record::MakeStage { slot } => self.make_stage(*slot),
             Record::Trash { at, slot } => self.trash_entry(at, *slot),
             Record::Place { slot, at, trash } => self.place(*slot, at, *trash),
-            Record::Move { at, inode, directory, trash } => self.move_entry(at, *inode, *directory, *trash),
+            Record::Move { at, new: true, directory, .. } if self.first && self.move_new(at, *directory)? => Ok(()),
+            Record::Move { at, inode, directory, trash, .. } => self.move_entry(at, *inode, *directory, *trash),
             Record::Scrub { at, restore } => self.scrub_entry(at, restore),
             Record::ScrubTree { at, entries, whiteouts } => self.scrub_tree(at, entries, whiteouts),
             Record::Meta { at, times } => self.meta(at, *times),
@@ -77,24 +82,25 @@ impl<'a> Redo<'a> {
     }
 
     /// The directory above `at` in the image, and the name.
-    fn above<'p>(&mut self, at: &'p Inside) -> SysResult<(OwnedFd, &'p [u8])> {
+    fn above<'p>(&mut self, at: &'p Inside) -> SysResult<(Rc<OwnedFd>, &'p [u8])> {
         let (parent, name) = at.split().unwrap_or((Inside::root(), b"."));
         if self.last_image.as_ref().is_none_or(|(path, _)| *path != parent) {
             let directory = fs::open_dir_below(self.image, parent.bytes())?;
             unprotect(directory.as_fd())?;
-            self.last_image = Some((parent, directory));
+            self.last_image = Some((parent, Rc::new(directory)));
         }
         let (_, directory) = self.last_image.as_ref().expect("just set");
-        Ok((duplicate(directory)?, name))
+        Ok((Rc::clone(directory), name))
     }
 
-    fn above_in_upper<'p>(&mut self, at: &'p Inside) -> SysResult<(OwnedFd, &'p [u8])> {
+    fn above_in_upper<'p>(&mut self, at: &'p Inside) -> SysResult<(Rc<OwnedFd>, &'p [u8])> {
         let (parent, name) = at.split().unwrap_or((Inside::root(), b"."));
         if self.last_upper.as_ref().is_none_or(|(path, _)| *path != parent) {
-            self.last_upper = Some((parent.clone(), fs::open_dir_below(self.upper.as_fd(), parent.bytes())?));
+            let directory = fs::open_dir_below(self.upper.as_fd(), parent.bytes())?;
+            self.last_upper = Some((parent, Rc::new(directory)));
         }
         let (_, directory) = self.last_upper.as_ref().expect("just set");
-        Ok((duplicate(directory)?, name))
+        Ok((Rc::clone(directory), name))
     }
 
     /// A directory went or came: handles found by path may stand on another one now.
@@ -156,6 +162,16 @@ impl<'a> Redo<'a> {
         fs::rename(self.stage.as_fd(), &slot_name(slot), directory.as_fd(), name)?;
         self.forget();
         Ok(())
+    }
+
+    /// The first time round, an entry that the image did not have is moved by one call, which fails when it has it by now.
+    fn move_new(&mut self, at: &Inside, is_directory: bool) -> Result<bool> {
+        let (Ok((source, name)), Ok((target, _))) = (self.above_in_upper(at), self.above(at)) else { return Ok(false) };
+        let moved = fs::rename_new(source.as_fd(), name, target.as_fd(), name).is_ok();
+        if moved && is_directory {
+            self.forget();
+        }
+        Ok(moved)
     }
 
     fn move_entry(&mut self, at: &Inside, inode: u64, is_directory: bool, trash: u32) -> Result<()> {
@@ -308,10 +324,6 @@ impl<'a> Redo<'a> {
         }
         Ok(())
     }
-}
-
-fn duplicate(fd: &OwnedFd) -> SysResult<OwnedFd> {
-    rustix::io::fcntl_dupfd_cloexec(fd, 0).map_err(|e| SysError::new("fcntl(F_DUPFD_CLOEXEC)", e.raw_os_error()))
 }
 
 fn slot_name(slot: u32) -> Vec<u8> {

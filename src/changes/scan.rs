@@ -3,8 +3,9 @@
 //! The walk goes top-down. Beside its path in the upper (which is its path in the committed image) each directory has the
 //! path in the image on which it stands: another one below a renamed directory, none below a new one.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Stat};
 
@@ -93,6 +94,8 @@ pub(super) struct Scan<'a> {
     /// Entries of the image that go: where they stand in the committed image and in today's.
     pub replaced: Vec<(Inside, Inside)>,
     slots: u32,
+    /// The directory of the image looked into last: neighbouring entries share it.
+    last_lower: RefCell<Option<(Inside, Option<OwnedFd>)>>,
 }
 
 /// What one directory's children left of it.
@@ -115,6 +118,7 @@ impl<'a> Scan<'a> {
             protects: Vec::new(),
             replaced: Vec::new(),
             slots: 0,
+            last_lower: RefCell::new(None),
         }
     }
 
@@ -219,15 +223,17 @@ impl<'a> Scan<'a> {
 
     fn file(&mut self, found: Found<'_>, here: Spot) -> Result<()> {
         let what = self.what(&here)?;
+        let new = what == What::Added;
         let (path, inode) = (here.path, found.stat.st_ino);
         self.changes.list.push(found.change(&path, what));
         let trash = self.slot();
-        self.records.push(Record::Move { at: path.clone(), inode, directory: false, trash });
+        self.records.push(Record::Move { at: path.clone(), inode, directory: false, new, trash });
         let (restore, overlaid) = self.restore(found, here.inherited)?;
         if overlaid || restore != Restore::default() {
             self.records.push(Record::Scrub { at: path.clone(), restore });
         }
-        self.protect(found.upper, found.name, &path, inode)
+        // Without any attribute of overlayfs there is no `protattr` either.
+        if overlaid { self.protect(found.upper, found.name, &path, inode) } else { Ok(()) }
     }
 
     fn directory(&mut self, found: Found<'_>, here: Spot) -> Result<bool> {
@@ -300,7 +306,7 @@ impl<'a> Scan<'a> {
         let what = self.what(&here)?;
         let (at, inode) = (here.path, found.stat.st_ino);
         let trash = self.slot();
-        self.records.push(Record::Move { at: at.clone(), inode, directory: true, trash });
+        self.records.push(Record::Move { at: at.clone(), inode, directory: true, new: what == What::Added, trash });
         self.change(&at, what, Kind::Directory);
         let mut tree = Tree { entries: Vec::new(), whiteouts: Vec::new(), inherited: here.inherited };
         let (restore, overlaid) = self.restore(found, here.inherited)?;
@@ -351,7 +357,9 @@ impl<'a> Scan<'a> {
             if overlaid || restore != Restore::default() {
                 tree.entries.push((relative.clone(), restore));
             }
-            self.protect(upper, &entry.name, &path, stat.st_ino)?;
+            if overlaid {
+                self.protect(upper, &entry.name, &path, stat.st_ino)?;
+            }
             if Kind::of(stat.st_mode) == Kind::Directory {
                 let handle = fs::open_dir(upper, &entry.name)?;
                 self.tree(handle.as_fd(), top, &relative, tree)?;
@@ -403,10 +411,17 @@ impl<'a> Scan<'a> {
 
     pub(super) fn lower_stat(&self, path: &Inside) -> Result<Option<Stat>> {
         let Some((parent, name)) = path.split() else { return Ok(Some(fs::fstat(self.layers.image)?)) };
-        match fs::open_dir_below(self.layers.image, parent.bytes()) {
-            Ok(directory) => Ok(fs::stat(directory.as_fd(), name)?),
-            Err(error) if [libc::ENOENT, libc::ENOTDIR, libc::ELOOP].contains(&error.errno) => Ok(None),
-            Err(error) => Err(error.into()),
+        if self.last_lower.borrow().as_ref().is_none_or(|(path, _)| *path != parent) {
+            let directory = match fs::open_dir_below(self.layers.image, parent.bytes()) {
+                Ok(directory) => Some(directory),
+                Err(error) if [libc::ENOENT, libc::ENOTDIR, libc::ELOOP].contains(&error.errno) => None,
+                Err(error) => return Err(error.into()),
+            };
+            self.last_lower.replace(Some((parent, directory)));
+        }
+        match &*self.last_lower.borrow() {
+            Some((_, Some(directory))) => Ok(fs::stat(directory.as_fd(), name)?),
+            _ => Ok(None),
         }
     }
 

@@ -157,6 +157,12 @@ pub fn rename(from: BorrowedFd<'_>, name: &[u8], to: BorrowedFd<'_>, new: &[u8])
         .called(|| format!("renameat2({}, {})", at(from, name), at(to, new)))
 }
 
+/// Renames to a name that is not taken, rename(2) RENAME_NOREPLACE; EINVAL where the file system does not know that.
+pub fn rename_new(from: BorrowedFd<'_>, name: &[u8], to: BorrowedFd<'_>, new: &[u8]) -> SysResult<()> {
+    rustix::fs::renameat_with(from, name, to, new, RenameFlags::NOREPLACE)
+        .called(|| format!("renameat2({}, {}, RENAME_NOREPLACE)", at(from, name), at(to, new)))
+}
+
 /// Exchanges two names in one step, rename(2) RENAME_EXCHANGE.
 pub fn exchange(one: BorrowedFd<'_>, name: &[u8], other: BorrowedFd<'_>, name_there: &[u8]) -> SysResult<()> {
     rustix::fs::renameat_with(one, name, other, name_there, RenameFlags::EXCHANGE)
