@@ -86,7 +86,7 @@ pub fn remember_secrets(transaction: &mut Transaction, changes: &Changes, secret
     for leak in leaks::scan(upper.as_fd(), changes, &transaction.state.policy, secrets)? {
         transaction.state.secret_leaks.extend(Remembered::new(upper.as_fd(), leak)?);
     }
-    Ok(transaction.state.save(transaction.directory())?)
+    transaction.state.save(transaction.directory())
 }
 
 /// Commits the transaction; on return the image has every change, on the disk, and the transaction is removed.

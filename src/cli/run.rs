@@ -7,6 +7,7 @@ use super::args::{Cli, RunArguments};
 use super::common::{self, Prepared, say};
 use crate::changes::commit::Pending;
 use crate::changes::gate::{self, Rules};
+use crate::changes::leaks::Needle;
 use crate::changes::marks::Prefix;
 use crate::changes::{Changes, Policy, commit, replica};
 use crate::error::{Doing, Fault, Result, refuse};
@@ -73,7 +74,7 @@ pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
         leaks: settings.leaks.value,
         force: settings.force.value,
         epoch: settings.source_date_epoch.value,
-        needles: traces::needles(plan),
+        needles: traces::of(plan).iter().filter_map(|(what, text)| Needle::new(what, text)).collect(),
     };
     Ok(State {
         rules,

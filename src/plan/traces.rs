@@ -3,23 +3,25 @@
 use std::path::Path;
 
 use super::{Mount, Plan, Storage};
-use crate::changes::leaks::Needle;
 use crate::pypi;
 
-/// The needles of a run. Contents of overrides and secrets come later: they are not part of the plan.
-pub fn needles(plan: &Plan) -> Vec<Needle> {
+/// A trace: what it is, in words, and its bytes.
+pub type Trace = (String, Vec<u8>);
+
+/// The traces of a run. Contents of overrides and secrets come later: they are not part of the plan.
+pub fn of(plan: &Plan) -> Vec<Trace> {
     let mut found = Vec::new();
     if let Some(python) = &plan.python {
-        found.extend(Needle::new("the mirror's place in the step", pypi::MIRROR_MOUNT.as_bytes()));
+        found.push(trace("the mirror's place in the step", pypi::MIRROR_MOUNT.as_bytes()));
         for index in python.indexes.iter() {
             found.extend(credentials(&index.url));
             // One with credentials is found by them, which says more.
             if loopback(&index.url) && credentials(&index.url).is_empty() {
                 let url = index.url.trim_end_matches('/');
-                found.extend(Needle::new("the URL of a mirror on this machine", url.as_bytes()));
+                found.push(trace("the URL of a mirror on this machine", url.as_bytes()));
             }
         }
-        found.extend(Needle::new("dropcloth's own directory in the step", pypi::OWN_DIRECTORY.as_bytes()));
+        found.push(trace("dropcloth's own directory in the step", pypi::OWN_DIRECTORY.as_bytes()));
     }
     found.extend(host_path("the image's place on this machine", &plan.image));
     if let Storage::Beside(path) | Storage::Elsewhere(path) = &plan.storage {
@@ -35,21 +37,25 @@ pub fn needles(plan: &Plan) -> Vec<Needle> {
     found
 }
 
+fn trace(what: &str, text: &[u8]) -> Trace {
+    (what.to_owned(), text.to_vec())
+}
+
 /// A path like /mnt stands in many files by right.
-fn host_path(what: &str, path: &Path) -> Option<Needle> {
+fn host_path(what: &str, path: &Path) -> Option<Trace> {
     use std::os::unix::ffi::OsStrExt;
     let components = path.components().count() - usize::from(path.is_absolute());
-    if components < 2 { None } else { Needle::new(what, path.as_os_str().as_bytes()) }
+    (components >= 2).then(|| trace(what, path.as_os_str().as_bytes()))
 }
 
 /// `user:password@`, and the password alone.
-fn credentials(url: &str) -> Vec<Needle> {
+fn credentials(url: &str) -> Vec<Trace> {
     let authority =
         url.split_once("://").map_or("", |(_, rest)| rest).split(['/', '?', '#']).next().unwrap_or_default();
     let Some((user, _)) = authority.rsplit_once('@') else { return Vec::new() };
-    let whole = Needle::new("the credentials of a mirror's URL", format!("{user}@").as_bytes());
-    let password = user.split_once(':').map(|(_, password)| password).unwrap_or_default();
-    whole.into_iter().chain(Needle::new("the password of a mirror's URL", password.as_bytes())).collect()
+    let whole = trace("the credentials of a mirror's URL", format!("{user}@").as_bytes());
+    let password = user.split_once(':').map(|(_, word)| trace("the password of a mirror's URL", word.as_bytes()));
+    std::iter::once(whole).chain(password).collect()
 }
 
 fn loopback(url: &str) -> bool {
@@ -76,7 +82,8 @@ mod tests {
             ("file:///tmp/pypi", &[]),
         ];
         for (url, expected) in table {
-            let found: Vec<_> = credentials(url).into_iter().map(|n| String::from_utf8(n.text.0).unwrap()).collect();
+            let found: Vec<_> =
+                credentials(url).into_iter().map(|(_, text)| String::from_utf8(text).unwrap()).collect();
             assert_eq!(found, expected, "{url}");
         }
     }

@@ -1,0 +1,122 @@
+//! What a commit costs: the same step on images of 10³ and 10⁶ files, and 30,000 new small files beside `cp -a` of them.
+//!
+//! The contenders take turns, so that a machine that changes its speed changes it for all. Started by scripts/bench commit;
+//! needs root, and some minutes and two gigabytes for the large image.
+#![allow(clippy::disallowed_methods, reason = "a bench starts programs")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+const ROUNDS: usize = 15;
+/// Directories with a hundred small files each.
+const DIRECTORIES: usize = 300;
+
+/// 200 files made and removed, one changed, one new directory.
+const SMALL_STEP: &str = "mkdir /opt.new; i=0; while [ $i -lt 200 ]; do echo $i > /opt.new/$i; i=$((i+1)); done
+    echo x >> /etc/hosts; rm -rf /opt.old; [ ! -d /opt ] || mv /opt /opt.old; mv /opt.new /opt";
+const MANY_STEP: &str =
+    "for d in /t/*; do i=0; while [ $i -lt 100 ]; do echo some small content > $d/$i; i=$((i+1)); done; done";
+
+fn project() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn run(directory: &Path, command: &[&str]) {
+    let status = Command::new(command[0]).args(&command[1..]).current_dir(directory).stdout(Stdio::null()).status();
+    assert!(status.is_ok_and(|s| s.success()), "{command:?}");
+}
+
+fn image(directory: &Path, name: &str, files: usize) -> PathBuf {
+    let root = directory.join(name);
+    let small = project().join("target/roots/small");
+    run(directory, &["cp", "-a", &small.display().to_string(), name]);
+    for number in 0..files / 1000 {
+        let below = root.join(format!("data/{}/{}", number / 32, number % 32));
+        std::fs::create_dir_all(&below).expect("a directory of the image");
+        (0..1000).for_each(|i| drop(std::fs::File::create(below.join(i.to_string())).expect("a file of the image")));
+    }
+    root
+}
+
+/// Seconds of the whole run, and of its commit as the report says.
+fn step(root: &Path, script: &str) -> (f64, f64) {
+    let report = root.with_extension("json");
+    let started = Instant::now();
+    let status = Command::new(env!("CARGO_BIN_EXE_dropcloth"))
+        .args(["run", "--report", &report.display().to_string(), &root.display().to_string(), "--", "sh", "-c", script])
+        .stderr(Stdio::null())
+        .status();
+    let whole = started.elapsed().as_secs_f64();
+    assert!(status.is_ok_and(|s| s.success()), "{script}");
+    let text = std::fs::read(&report).expect("the report");
+    let report: serde_json::Value = serde_json::from_slice(&text).expect("a report in JSON");
+    (whole, report["commit_seconds"].as_f64().expect("a time"))
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+fn sizes(directory: &Path) {
+    let images = [image(directory, "thousand", 1_000), image(directory, "million", 1_000_000)];
+    let mut times = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
+    for round in 0..=ROUNDS {
+        for (image, times) in images.iter().zip(&mut times) {
+            run(directory, &["sync"]);
+            let (whole, commit) = step(image, SMALL_STEP);
+            if round > 0 {
+                times.0.push(whole * 1e3);
+                times.1.push(commit * 1e3);
+            }
+        }
+    }
+    let [thousand, million] = times.map(|(whole, commit)| (median(whole), median(commit)));
+    println!("a step of 200 new files, {ROUNDS} rounds in turn   whole run ms   commit ms");
+    println!("image of 1,000 files                      {:>10.2}{:>12.2}", thousand.0, thousand.1);
+    println!("image of 1,000,000 files                  {:>10.2}{:>12.2}", million.0, million.1);
+    println!(
+        "ratio                                     {:>10.2}{:>12.2}",
+        million.0 / thousand.0,
+        million.1 / thousand.1
+    );
+}
+
+fn many(directory: &Path) {
+    let root = image(directory, "many", 0);
+    (0..DIRECTORIES).for_each(|i| std::fs::create_dir_all(root.join(format!("t/{i}"))).expect("a directory"));
+    let files = DIRECTORIES * 100;
+    let (mut commits, mut copies) = (Vec::new(), Vec::new());
+    for round in 0..=ROUNDS / 3 {
+        run(directory, &["sync"]);
+        let (_, commit) = step(&root, MANY_STEP);
+        run(directory, &["sync"]);
+        let started = Instant::now();
+        run(directory, &["cp", "-a", "many/t", "copy"]);
+        run(directory, &["sync"]);
+        let copy = started.elapsed().as_secs_f64();
+        run(directory, &["sh", "-c", "rm -rf copy many/t/*/*; sync"]);
+        if round > 0 {
+            commits.push(commit);
+            copies.push(copy);
+        }
+    }
+    let (commit, copy) = (median(commits), median(copies));
+    #[expect(clippy::cast_precision_loss, reason = "a small number")]
+    let per_second = files as f64 / commit;
+    println!(
+        "\n{files} new small files in {DIRECTORIES} directories that were there: commit {commit:.3} s, {per_second:.0} files/s,"
+    );
+    println!(
+        "{:.1} µs a file; cp -a and sync of the same files {copy:.3} s; ratio {:.2}",
+        1e6 / per_second,
+        commit / copy
+    );
+}
+
+fn main() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory");
+    many(directory.path());
+    sizes(directory.path());
+}
