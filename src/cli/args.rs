@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use super::userns::Map;
 use crate::settings::Flags;
 use crate::settings::flags::CommitFlags;
 
@@ -30,6 +31,9 @@ pub struct Cli {
     /// Profile of the settings file
     #[arg(long, global = true, value_name = "NAME")]
     pub profile: Option<String>,
+    /// Ids of an ordinary user's namespace: `auto`, `subids` (of /etc/subuid and /etc/subgid), or `single` (only one's own)
+    #[arg(long, global = true, value_enum, value_name = "WHICH", default_value = "auto", hide_possible_values = true)]
+    pub map: Map,
     /// What to do.
     #[command(subcommand)]
     pub verb: Verb,

@@ -8,6 +8,7 @@ use super::args::{Cli, RunArguments};
 use crate::changes::leaks::Needle;
 use crate::error::{Doing, Result};
 use crate::host::Host;
+use crate::host::caller::Caller;
 use crate::image::Image;
 use crate::image::survey::Survey;
 use crate::plan::{self, Plan};
@@ -32,7 +33,7 @@ pub struct Prepared {
 /// The home directory of whoever called, through sudo too: that is whose mirror is meant.
 pub fn home(environment: &BTreeMap<OsString, OsString>) -> PathBuf {
     let variable = |name: &str| environment.get(std::ffi::OsStr::new(name)).filter(|v| !v.is_empty());
-    if nix::unistd::geteuid().is_root()
+    if Caller::get().uid == 0
         && let Some(user) = variable("SUDO_USER").and_then(|u| u.to_str()).filter(|u| *u != "root")
         && let Ok(Some(user)) = nix::unistd::User::from_name(user)
     {
@@ -89,7 +90,7 @@ pub fn say(text: &str) {
 /// Where transactions can be: beside `image`, in the state directory, in the scratch directory.
 pub fn places(image: Option<&Path>, scratch: Option<&Path>) -> Vec<PathBuf> {
     let environment: BTreeMap<_, _> = std::env::vars_os().collect();
-    let state = crate::host::state_directory(nix::unistd::geteuid().as_raw(), &environment);
+    let state = crate::host::state_directory(&environment);
     match image {
         Some(image) => transaction::places(image, &state, scratch),
         None => {

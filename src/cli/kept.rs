@@ -14,8 +14,7 @@ use crate::transaction::{self, Transaction, recover};
 
 /// The transaction called `what`: by id, name, image or directory.
 pub fn find(what: &str) -> Result<Transaction> {
-    let environment = std::env::vars_os().collect();
-    let state = crate::host::state_directory(nix::unistd::geteuid().as_raw(), &environment);
+    let state = crate::host::state_directory(&std::env::vars_os().collect());
     recover::find(&common::places(None, None), &state, what)
 }
 

@@ -8,6 +8,7 @@ pub mod named;
 pub mod plan;
 pub mod recover;
 pub mod run;
+pub mod userns;
 
 use clap::{CommandFactory, Parser};
 
@@ -26,6 +27,9 @@ pub fn main() -> Result<u8> {
         }
     };
     log_to_stderr(cli.verbose);
+    if !matches!(cli.verb, Verb::Completions { .. } | Verb::Man) {
+        userns::enter(cli.map)?;
+    }
     match &cli.verb {
         Verb::Run(arguments) | Verb::Shell(arguments) => match &arguments.joined {
             Some(name) => named::run(&cli, arguments, name),

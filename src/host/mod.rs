@@ -1,10 +1,14 @@
 //! The machine's facts, as plain data.
 
+pub mod caller;
+pub mod ids;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use self::caller::Caller;
 use crate::settings::{Resolver, Settings};
 use crate::sys::{fs, mount};
 
@@ -25,8 +29,8 @@ pub enum Source {
 /// Facts about this machine and this invocation.
 #[derive(Debug, Clone)]
 pub struct Host {
-    /// Effective user id.
-    pub euid: u32,
+    /// Who called.
+    pub caller: Caller,
     /// CAP_SYS_ADMIN is effective in the current user namespace.
     pub may_mount: bool,
     /// Working directory.
@@ -53,10 +57,10 @@ impl Host {
         let paths = paths.chain(settings.bind.value.iter().map(|b| &b.source));
         let paths = paths.chain(settings.secret.value.iter().map(|s| &s.source));
         let sources = paths.map(|path| (path.clone(), look_at(path))).collect();
-        let euid = nix::unistd::geteuid().as_raw();
-        let state = state_directory(euid, &environment);
+        let caller = Caller::get();
+        let state = state_directory(&environment);
         Host {
-            euid,
+            caller,
             may_mount: may_mount(),
             cwd: cwd.to_owned(),
             resolv_conf: resolver(&settings.resolver.value),
@@ -86,7 +90,8 @@ fn filesystem(path: &Path) -> Option<String> {
     fs::kind(handle.as_fd()).ok().map(str::to_owned)
 }
 
-fn may_mount() -> bool {
+/// Whether CAP_SYS_ADMIN is effective, in whatever user namespace this is.
+pub fn may_mount() -> bool {
     caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_ADMIN).unwrap_or(false)
 }
 
@@ -108,10 +113,10 @@ fn resolver(wish: &Resolver) -> Option<Vec<u8>> {
 }
 
 /// Where transactions go that cannot stand beside their image.
-pub fn state_directory(euid: u32, environment: &BTreeMap<OsString, OsString>) -> PathBuf {
+pub fn state_directory(environment: &BTreeMap<OsString, OsString>) -> PathBuf {
     let variable =
         |name: &str| environment.get(std::ffi::OsStr::new(name)).filter(|v| !v.is_empty()).map(PathBuf::from);
-    if euid == 0 {
+    if Caller::get().uid == 0 {
         return PathBuf::from("/var/lib/dropcloth");
     }
     variable("XDG_STATE_HOME")

@@ -11,6 +11,7 @@ pub mod signal;
 pub mod socket;
 pub mod trampoline;
 pub mod tty;
+pub mod userns;
 pub mod xattr;
 
 pub use error::{SysError, SysResult};
