@@ -112,7 +112,7 @@ fn backend_name(backend: Backend) -> String {
 fn lay_again(transaction: &mut Transaction, prepared: &Prepared) -> Result<()> {
     transaction.take_back()?;
     transaction.prepare_mount()?;
-    scaffold::build_again(&prepared.plan.scaffold, &prepared.image, transaction.directory())?;
+    scaffold::build_again(&prepared.plan, &prepared.image, transaction.directory())?;
     // What an earlier step's overrides left in the upper is no more the image's business than this step's.
     let policy = Policy::of(&prepared.plan.scaffold);
     transaction.state.policy.overrides.extend(policy.overrides);

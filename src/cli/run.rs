@@ -8,7 +8,6 @@ use super::common::{self, Prepared, say};
 use crate::changes::commit::Pending;
 use crate::changes::gate::{self, Rules};
 use crate::changes::leaks::Needle;
-use crate::changes::marks::Prefix;
 use crate::changes::{Changes, Policy, commit, replica};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::plan::{describe, traces};
@@ -94,7 +93,7 @@ pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
         pid: std::process::id(),
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         policy: Policy::of(&plan.scaffold),
-        prefix: Prefix::Trusted,
+        prefix: scaffold::prefix(plan),
         moved_to: None,
         root_times: None,
     })
@@ -115,7 +114,7 @@ fn begin(prepared: &Prepared) -> Result<Option<Transaction>> {
 
 /// Writes the overrides, and copies the image for the backend that works on a copy.
 pub fn fill(prepared: &Prepared, transaction: &Transaction) -> Result<()> {
-    scaffold::build(&prepared.plan.scaffold, &prepared.image, transaction.directory())?;
+    scaffold::build(&prepared.plan, &prepared.image, transaction.directory())?;
     if prepared.plan.backend == Backend::Copy {
         replica::make(transaction, &prepared.image)?;
     }
@@ -125,7 +124,7 @@ pub fn fill(prepared: &Prepared, transaction: &Transaction) -> Result<()> {
 /// Runs the step with the mount points that it needs in the copy of the image, for as long as it runs.
 fn step_in_copy(prepared: &Prepared, transaction: &mut Transaction, signals: Signals) -> Result<Outcome> {
     let tree = fs::open_dir(transaction.directory(), replica::TREE)?;
-    let points = Placeholders::make(&prepared.plan.scaffold, tree.as_fd())?;
+    let points = Placeholders::make(&prepared.plan, tree.as_fd())?;
     let before = replica::settle(transaction)?;
     if transaction.state.copied.is_none() {
         transaction.state.copied = Some(before);

@@ -31,6 +31,8 @@ pub enum Source {
 pub struct Host {
     /// Who called.
     pub caller: Caller,
+    /// This is not the machine's first user namespace: attributes named trusted.* are out of reach.
+    pub user_namespace: bool,
     /// CAP_SYS_ADMIN is effective in the current user namespace.
     pub may_mount: bool,
     /// Working directory.
@@ -61,6 +63,7 @@ impl Host {
         let state = state_directory(&environment);
         Host {
             caller,
+            user_namespace: in_user_namespace(),
             may_mount: may_mount(),
             cwd: cwd.to_owned(),
             resolv_conf: resolver(&settings.resolver.value),
@@ -88,6 +91,12 @@ fn filesystem(path: &Path) -> Option<String> {
     let existing = path.ancestors().find(|p| p.is_dir())?;
     let handle = mount::open_path(existing).ok()?;
     fs::kind(handle.as_fd()).ok().map(str::to_owned)
+}
+
+/// Whether this is another user namespace than the machine's first, whose inode number is fixed: PROC_USER_INIT_INO,
+/// include/linux/proc_ns.h.
+pub fn in_user_namespace() -> bool {
+    std::fs::read_link("/proc/self/ns/user").is_ok_and(|link| link.as_os_str() != "user:[4026531837]")
 }
 
 /// Whether CAP_SYS_ADMIN is effective, in whatever user namespace this is.

@@ -26,6 +26,8 @@ pub struct Survey {
     pub path: PathBuf,
     /// Device and inode.
     pub identity: Identity,
+    /// Owner and group of its root directory, in this user namespace.
+    pub owner: (u32, u32),
     /// It is the host's own root directory.
     pub host_root: bool,
     /// It is a mount point, so that its parent is on another mount.
@@ -67,6 +69,7 @@ impl Survey {
         Ok(Survey {
             path: image.path().to_owned(),
             identity: image.identity(),
+            owner: owner(image)?,
             host_root,
             mount_point: mounts.iter().any(|m| m.point == image.path()),
             parent_on_same_device: parent_device(image.path()).is_some_and(|d| d == image.identity().device),
@@ -85,6 +88,11 @@ impl Survey {
     pub fn submount_over(&self, path: &Inside) -> Option<&Submount> {
         self.submounts.iter().find(|m| path.is_below(&m.at))
     }
+}
+
+fn owner(image: &Image) -> Result<(u32, u32)> {
+    let stat = fs::fstat(image.directory())?;
+    Ok((stat.st_uid, stat.st_gid))
 }
 
 fn is_host_root(image: &Image) -> Result<bool> {

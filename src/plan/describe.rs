@@ -59,6 +59,7 @@ pub fn text(plan: &Plan) -> String {
 fn backend(plan: &Plan) -> String {
     let how = match plan.backend {
         Backend::Copy => "copy: of the whole image, overrides bound over it, exchanged with it at the end; nodev",
+        _ if plan.user_namespace => "overlay: scaffold over image, userxattr, volatile; nodev",
         _ => "overlay: scaffold over image, redirect_dir=on, index=on, volatile; nodev",
     };
     plan.backend_reason.as_ref().map_or_else(|| how.to_owned(), |why| format!("{how}. {why}"))

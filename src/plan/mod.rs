@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::host::ids::Maps;
 use crate::host::{Host, Source};
 use crate::image::account::Account;
 use crate::image::survey::Survey;
@@ -56,6 +57,10 @@ pub struct Plan {
     pub backend: Backend,
     /// Why that one, when it was not the user's choice.
     pub backend_reason: Option<String>,
+    /// It runs in a user namespace: the overlay keeps its attributes in user.* and renames no directory of the image.
+    pub user_namespace: bool,
+    /// Id maps of a user namespace inside this one, for an image whose root is a subordinate id.
+    pub inner_maps: Option<Maps>,
     /// Where the transaction stands.
     pub storage: Storage,
     /// The layer of overrides and mount points.
@@ -151,6 +156,8 @@ pub fn build(settings: &Settings, host: &Host, survey: &Survey, command: &[OsStr
         image: survey.path.clone(),
         mode: settings.mode.value,
         on_failure: settings.on_failure.value,
+        user_namespace: host.user_namespace,
+        inner_maps: inner_maps(host, survey),
         backend,
         backend_reason,
         storage,
@@ -221,6 +228,13 @@ fn storage(settings: &Settings, host: &Host, survey: &Survey) -> Storage {
     }
 }
 
+/// An image made in another namespace belongs to whoever was root there: `mmdebstrap --mode=unshare` makes it of the first
+/// subordinate id.
+fn inner_maps(host: &Host, survey: &Survey) -> Option<Maps> {
+    let maps = host.caller.maps.as_ref().filter(|maps| !maps.is_single())?;
+    (survey.owner.0 != 0).then(|| maps.with_root(survey.owner.0, survey.owner.1))
+}
+
 /// The backend, and for `auto` why it is that one.
 fn backend(settings: &Settings, host: &Host, survey: &Survey, storage: &Storage) -> (Backend, Option<String>) {
     if settings.backend.value != Backend::Auto {
@@ -233,6 +247,14 @@ fn backend(settings: &Settings, host: &Host, survey: &Survey, storage: &Storage)
                 "The step works on a copy of the image, since an overlay cannot write to {kind} (--backend auto)."
             )),
         ),
+        (None, Storage::Beside(_)) if host.user_namespace && settings.exact.value => {
+            let why = "The step works on a copy of the image: in a user namespace an overlay breaks hard links and renames no directory (--exact).";
+            (Backend::Copy, Some(why.to_owned()))
+        }
+        _ if host.user_namespace => {
+            let why = "It costs no copy, and is exact where the step changes no hard link of the image and renames no directory of it";
+            (Backend::Overlay, Some(format!("{why}; --exact takes a copy.")))
+        }
         _ => (Backend::Overlay, Some("It is exact as root, and costs no copy.".to_owned())),
     }
 }

@@ -16,11 +16,11 @@ use crate::settings::Backend;
 use crate::sys::process::{self, Ended, Forked};
 use crate::sys::signal::{self, Signals};
 use crate::sys::trampoline::Trampoline;
-use crate::sys::{fs, tty};
+use crate::sys::{fs, tty, userns};
 
 /// Runs pid 1 to its end; never returns. `socket` leads to the supervisor.
-pub fn main(plan: &Plan, ground: &Ground, trampoline: &Trampoline, socket: &OwnedFd) -> ! {
-    let code = match run(plan, ground, trampoline, socket.as_fd()) {
+pub fn main(plan: &Plan, ground: &Ground, trampoline: &Trampoline, socket: &OwnedFd, mapped: OwnedFd) -> ! {
+    let code = match become_mapped(plan, mapped).and_then(|()| run(plan, ground, trampoline, socket.as_fd())) {
         Ok(()) => 0,
         Err(error) => {
             // Not told twice: if even this message does not arrive, the supervisor is gone.
@@ -29,6 +29,19 @@ pub fn main(plan: &Plan, ground: &Ground, trampoline: &Trampoline, socket: &Owne
         }
     };
     process::exit_now(code)
+}
+
+/// Waits until the supervisor has written the id maps, and becomes root of them. Before the death signal is asked for: a
+/// change of ids forgets it.
+fn become_mapped(plan: &Plan, mapped: OwnedFd) -> Result<()> {
+    if plan.inner_maps.is_none() {
+        return Ok(());
+    }
+    let mut byte = [0_u8];
+    if rustix::io::read(&mapped, &mut byte[..])? == 0 {
+        process::exit_now(125);
+    }
+    userns::become_root(true).doing(|| "cannot become root of the image")
 }
 
 fn run(plan: &Plan, ground: &Ground, trampoline: &Trampoline, socket: BorrowedFd<'_>) -> Result<()> {

@@ -85,6 +85,7 @@ pub fn merged_root(plan: &Plan, ground: &Ground, image: &Image) -> Result<OwnedF
         upper: directory(b"upper").doing(doing)?,
         work: directory(b"work").doing(doing)?,
         image: image.directory(),
+        user_namespace: plan.user_namespace,
     };
     let attributes = overlay_attributes(plan);
     let merged = match layers.mount(attributes) {
@@ -133,6 +134,7 @@ struct Layers<'a> {
     upper: OwnedFd,
     work: OwnedFd,
     image: BorrowedFd<'a>,
+    user_namespace: bool,
 }
 
 impl Layers<'_> {
@@ -145,7 +147,7 @@ impl Layers<'_> {
         overlay.set_fd("upperdir", self.upper.as_fd())?;
         overlay.set_fd("workdir", self.work.as_fd())?;
         overlay.set("uuid", "null")?;
-        Layers::finish(overlay, attributes)
+        self.finish(overlay, attributes)
     }
 
     fn mount_classic(&self, attributes: Attr) -> SysResult<OwnedFd> {
@@ -155,12 +157,18 @@ impl Layers<'_> {
         overlay.set("lowerdir", &format!("{}:{}", link(self.scaffold.as_fd()), link(self.image)))?;
         overlay.set("upperdir", &link(self.upper.as_fd()))?;
         overlay.set("workdir", &link(self.work.as_fd()))?;
-        Layers::finish(overlay, attributes)
+        self.finish(overlay, attributes)
     }
 
-    fn finish(overlay: FsContext, attributes: Attr) -> SysResult<OwnedFd> {
-        for (key, value) in [("redirect_dir", "on"), ("index", "on"), ("metacopy", "off")] {
-            overlay.set(key, value)?;
+    fn finish(&self, overlay: FsContext, attributes: Attr) -> SysResult<OwnedFd> {
+        if self.user_namespace {
+            // overlayfs.rst, "User xattr": redirect_dir=on contradicts it, and an index needs file handles, which need rights
+            // in the first user namespace.
+            overlay.flag("userxattr")?;
+        } else {
+            for (key, value) in [("redirect_dir", "on"), ("index", "on"), ("metacopy", "off")] {
+                overlay.set(key, value)?;
+            }
         }
         // Without it, the unmount syncs the whole upper file system; a transaction needs nothing on the disk before commit.
         overlay.flag("volatile")?;
@@ -190,7 +198,7 @@ fn in_memory(plan: &Plan, image: &Image) -> Result<OwnedFd> {
     for name in [&b"upper"[..], b"work", b"scaffold", b"stage"] {
         fs::mkdir(base.as_fd(), name, 0o700).doing(doing)?;
     }
-    scaffold::build(&plan.scaffold, image, base.as_fd())?;
+    scaffold::build(plan, image, base.as_fd())?;
     Ok(base)
 }
 
@@ -202,8 +210,8 @@ pub fn make_all(plan: &Plan, root: BorrowedFd<'_>, sources: &mut Sources) -> Res
         let target = target(root, wish)?;
         let mounted = match (&wish.mount, source.take()) {
             (_, Some(source)) => source,
-            (Mount::Proc, None) => proc(&sources.devices).doing(doing)?,
-            (Mount::Sys, None) => sys().doing(doing)?,
+            (Mount::Proc, None) => proc_or_outer(plan).doing(doing)?,
+            (Mount::Sys, None) => sys_or_outer(plan).doing(doing)?,
             (Mount::Tmpfs, None) => {
                 dev::tmpfs("1777", Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOSUID).doing(doing)?
             }
@@ -228,10 +236,41 @@ fn target(root: BorrowedFd<'_>, wish: &MountPlan) -> Result<OwnedFd> {
 }
 
 /// A procfs of this pid namespace, CVE-2019-16884: a new one by fsopen, never something found in the image.
-fn proc(_devices: &dev::Devices) -> SysResult<OwnedFd> {
+fn proc() -> SysResult<OwnedFd> {
     let context = FsContext::open("proc")?;
     context.set("source", "proc")?;
     context.mount(Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NOEXEC)
+}
+
+/// In a user namespace the kernel makes a new procfs only where the old one is whole; a container masks parts of it. Then the
+/// step sees the container's.
+fn proc_or_outer(plan: &Plan) -> SysResult<OwnedFd> {
+    match proc() {
+        Err(error) if error.errno == libc::EPERM && plan.user_namespace => {
+            log::warn!(
+                "the step sees the /proc of this container: parts of it are masked, so the kernel makes no new one"
+            );
+            outer("/proc")
+        }
+        other => other,
+    }
+}
+
+/// A sysfs belongs to a network namespace: one that this user namespace does not own gives none.
+fn sys_or_outer(plan: &Plan) -> SysResult<OwnedFd> {
+    match sys() {
+        Err(error) if error.errno == libc::EPERM && plan.user_namespace => {
+            let bound = outer("/sys")?;
+            mount::set_attributes(bound.as_fd(), Attr::MOUNT_ATTR_RDONLY, true)?;
+            Ok(bound)
+        }
+        other => other,
+    }
+}
+
+/// What is mounted here in the namespace outside, with everything below it.
+fn outer(path: &str) -> SysResult<OwnedFd> {
+    mount::clone_mount(mount::open_path(path.as_ref())?.as_fd(), true)
 }
 
 fn guard_proc(proc: BorrowedFd<'_>, devices: &dev::Devices) -> Result<()> {

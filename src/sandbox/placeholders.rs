@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::error::{Doing, Result};
 use crate::image::Inside;
-use crate::plan::{Entry, Scaffold};
+use crate::plan::{Entry, Plan};
+use crate::sandbox::scaffold::Ids;
 use crate::sys::fs::{self, Times};
 
 /// What was made, in order.
@@ -23,11 +24,14 @@ struct Made {
 }
 
 impl Placeholders {
-    /// Makes every entry of `scaffold` that `root` lacks. What was made before an error is removed again.
-    pub fn make(scaffold: &Scaffold, root: BorrowedFd<'_>) -> Result<Placeholders> {
+    /// Makes every entry of the scaffold that `root` lacks. What was made before an error is removed again.
+    pub fn make(plan: &Plan, root: BorrowedFd<'_>) -> Result<Placeholders> {
         let mut made = Placeholders::default();
-        for (path, entry) in &scaffold.entries {
-            if let Err(error) = made.one(path, entry, root).doing(|| format!("cannot make the mount point {path}")) {
+        let ids = Ids(plan.inner_maps.as_ref());
+        for (path, entry) in &plan.scaffold.entries {
+            if let Err(error) =
+                made.one(path, entry, root, &ids).doing(|| format!("cannot make the mount point {path}"))
+            {
                 made.remove(root)?;
                 return Err(error);
             }
@@ -35,7 +39,7 @@ impl Placeholders {
         Ok(made)
     }
 
-    fn one(&mut self, path: &Inside, entry: &Entry, root: BorrowedFd<'_>) -> Result<()> {
+    fn one(&mut self, path: &Inside, entry: &Entry, root: BorrowedFd<'_>, ids: &Ids<'_>) -> Result<()> {
         let Some((parent, name)) = path.split().filter(|_| *entry != Entry::Clone) else { return Ok(()) };
         let parent = fs::open_dir_below(root, parent.bytes())?;
         if fs::stat(parent.as_fd(), name)?.is_some() {
@@ -49,6 +53,7 @@ impl Placeholders {
             }
             _ => drop(fs::create(parent.as_fd(), name, 0o644)?),
         }
+        ids.give(parent.as_fd(), name, (0, 0))?;
         let inode = fs::stat(parent.as_fd(), name)?.map_or(0, |s| s.st_ino);
         let after = Times::of(&fs::fstat(parent.as_fd())?);
         let directory = matches!(entry, Entry::Directory { .. });

@@ -5,38 +5,62 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::changes::marks::Prefix;
 use crate::changes::redo::copy_directory_attributes;
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Fault, Result, refuse};
+use crate::host::ids::{self, Maps};
 use crate::image::{Image, Inside};
-use crate::plan::{Content, Entry, Scaffold};
+use crate::plan::{Content, Entry, Plan};
 use crate::sys::fs::{self, Times};
 use crate::sys::xattr;
 
 /// Writes the entries of `plan` below `transaction/scaffold`, and gives upper and scaffold the attributes of the image's root.
-pub fn build(plan: &Scaffold, image: &Image, transaction: BorrowedFd<'_>) -> Result<()> {
+pub fn build(plan: &Plan, image: &Image, transaction: BorrowedFd<'_>) -> Result<()> {
     build_again(plan, image, transaction)?;
     // The merged root shows the attributes of the upper's own root.
     let upper = fs::open_dir(transaction, b"upper")?;
-    clone_directory(image.directory(), upper.as_fd(), Layer::Upper)
+    clone_directory(image.directory(), upper.as_fd(), Layer::Upper, prefix(plan))
         .doing(|| "cannot copy the attributes of the image's root")
 }
 
 /// The same over an upper that steps have written to: its root stays as they left it.
-pub fn build_again(plan: &Scaffold, image: &Image, transaction: BorrowedFd<'_>) -> Result<()> {
+pub fn build_again(plan: &Plan, image: &Image, transaction: BorrowedFd<'_>) -> Result<()> {
+    let ids = Ids(plan.inner_maps.as_ref());
     let scaffold = fs::open_dir(transaction, b"scaffold")?;
-    for (path, entry) in &plan.entries {
-        write(scaffold.as_fd(), path, entry).doing(|| format!("cannot prepare the override of {path}"))?;
+    for (path, entry) in &plan.scaffold.entries {
+        write(scaffold.as_fd(), path, entry, &ids).doing(|| format!("cannot prepare the override of {path}"))?;
     }
     // Attributes last and deepest first: writing an entry changes the times of its directory.
-    for (path, entry) in plan.entries.iter().rev() {
+    for (path, entry) in plan.scaffold.entries.iter().rev() {
         if *entry == Entry::Clone {
-            clone_attributes(image, path, scaffold.as_fd())
+            clone_attributes(image, path, scaffold.as_fd(), prefix(plan))
                 .doing(|| format!("cannot copy the attributes of {path} of the image"))?;
         }
     }
     Ok(())
 }
 
-fn write(scaffold: BorrowedFd<'_>, path: &Inside, entry: &Entry) -> Result<()> {
+/// Where the overlay of this plan keeps its attributes.
+pub fn prefix(plan: &Plan) -> Prefix {
+    if plan.user_namespace { Prefix::User } else { Prefix::Trusted }
+}
+
+/// Owners as this process sees them: the image's ids can be those of a namespace inside.
+pub struct Ids<'a>(pub Option<&'a Maps>);
+
+impl Ids<'_> {
+    /// Gives the entry of a directory to these ids of the image.
+    pub fn give(&self, directory: BorrowedFd<'_>, name: &[u8], (uid, gid): (u32, u32)) -> Result<()> {
+        let (uid, gid) = match self.0 {
+            None => (Some(uid), Some(gid)),
+            Some(maps) => (ids::outside(&maps.users, uid), ids::outside(&maps.groups, gid)),
+        };
+        match (uid, gid) {
+            (Some(uid), Some(gid)) => Ok(fs::chown(directory, name, uid, gid)?),
+            _ => refuse(Fault::new("an owner of the image has no place in the id map")),
+        }
+    }
+}
+
+fn write(scaffold: BorrowedFd<'_>, path: &Inside, entry: &Entry, ids: &Ids<'_>) -> Result<()> {
     let Some((parent, name)) = path.split() else { return Ok(()) };
     let directory = fs::open_dir_below(scaffold, parent.bytes())?;
     match entry {
@@ -45,12 +69,13 @@ fn write(scaffold: BorrowedFd<'_>, path: &Inside, entry: &Entry) -> Result<()> {
             fs::mkdir(directory.as_fd(), name, *mode)?;
             // The caller's umask does not count here.
             fs::chmod(directory.as_fd(), name, *mode)?;
+            ids.give(directory.as_fd(), name, (0, 0))?;
         }
         Entry::Point => drop(fs::create(directory.as_fd(), name, 0o644)?),
         Entry::File { content, mode, owner, .. } => {
             let file = fs::create(directory.as_fd(), name, 0o600)?;
             fill(&file, content)?;
-            fs::chown(directory.as_fd(), name, owner.0, owner.1)?;
+            ids.give(directory.as_fd(), name, *owner)?;
             fs::fchmod(file.as_fd(), *mode)?;
         }
     }
@@ -71,10 +96,10 @@ fn fill(file: &OwnedFd, content: &Content) -> Result<()> {
     Ok(())
 }
 
-fn clone_attributes(image: &Image, path: &Inside, scaffold: BorrowedFd<'_>) -> Result<()> {
+fn clone_attributes(image: &Image, path: &Inside, scaffold: BorrowedFd<'_>, prefix: Prefix) -> Result<()> {
     let source = fs::open_dir_below_mounts(image.directory(), path.bytes())?;
     let target = fs::open_dir_below(scaffold, path.bytes())?;
-    clone_directory(source.as_fd(), target.as_fd(), Layer::Scaffold)
+    clone_directory(source.as_fd(), target.as_fd(), Layer::Scaffold, prefix)
 }
 
 /// Which layer a directory is in: overlayfs looks for `i` and `a` in the attribute `protattr` of the upper, and in the inode
@@ -86,16 +111,16 @@ enum Layer {
 }
 
 /// Owner, mode, attributes, times and flags, the last because `i` forbids the rest.
-fn clone_directory(source: BorrowedFd<'_>, target: BorrowedFd<'_>, layer: Layer) -> Result<()> {
+fn clone_directory(source: BorrowedFd<'_>, target: BorrowedFd<'_>, layer: Layer, prefix: Prefix) -> Result<()> {
     use crate::changes::marks::{COPIED_FLAGS, PROTECTED_FLAGS};
-    copy_directory_attributes(source, target, Prefix::Trusted)?;
+    copy_directory_attributes(source, target, prefix)?;
     let stat = fs::fstat(source)?;
     let (from, to) = (fs::flags(source)?.unwrap_or(0), fs::flags(target)?);
     let protected = from & PROTECTED_FLAGS;
     if protected != 0 && layer == Layer::Upper {
         let letters = [(fs::APPEND, b'a'), (fs::IMMUTABLE, b'i')];
         let value: Vec<u8> = letters.iter().filter(|(flag, _)| from & flag != 0).map(|(_, letter)| *letter).collect();
-        xattr::set(target, b"", &Prefix::Trusted.name("protattr"), &value)?;
+        xattr::set(target, b"", &prefix.name("protattr"), &value)?;
     }
     fs::set_times_of(target, Times::of(&stat))?;
     let wanted = from & COPIED_FLAGS | if layer == Layer::Scaffold { protected } else { 0 };

@@ -9,11 +9,13 @@ use super::message::{FromInit, ToInit, receive, send};
 use super::tty::Relay;
 use super::{Ground, init};
 use crate::error::{Doing, Fault, Result};
+use crate::host::ids::Extent;
 use crate::plan::Plan;
 use crate::settings::Network;
 use crate::sys::process::{self, Ended, Forked};
 use crate::sys::signal::{self, Signals};
 use crate::sys::trampoline::Trampoline;
+use crate::sys::userns;
 
 /// How a run of the sandbox ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,16 +42,28 @@ pub fn run(plan: &Plan, ground: &Ground, signals: Signals) -> Result<Outcome> {
     if plan.network == Network::None {
         namespaces |= libc::CLONE_NEWNET;
     }
+    if plan.inner_maps.is_some() {
+        namespaces |= libc::CLONE_NEWUSER;
+    }
     let trampoline = Trampoline::make()?;
+    let (wait, mapped) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let (ours, theirs) = crate::sys::socket::pair()?;
     let (pid, pidfd) = match process::clone_into(namespaces).doing(|| "cannot make the namespaces of the sandbox")? {
         Forked::Child => {
-            drop(ours);
-            init::main(plan, ground, &trampoline, &theirs)
+            drop((ours, mapped));
+            init::main(plan, ground, &trampoline, &theirs, wait)
         }
         Forked::Parent { pid, pidfd } => (pid, pidfd),
     };
-    drop((theirs, trampoline));
+    drop((theirs, trampoline, wait));
+    if let Some(maps) = &plan.inner_maps {
+        let lines = |extents: &[Extent]| extents.iter().map(|e| (e.inside, e.outside, e.count)).collect::<Vec<_>>();
+        userns::write_directly(&pid.to_string(), &lines(&maps.users), &lines(&maps.groups), true)
+            .doing(|| "cannot map the ids of the image")?;
+        // Closed without a word when the maps could not be written: init ends with us.
+        rustix::io::write(&mapped, b"x")?;
+    }
+    drop(mapped);
     let mut supervisor = Supervisor { socket: ours, signals, relay: None, stop: None, interrupted: None, pid, plan };
     let result = supervisor.watch();
     drop(supervisor);

@@ -191,11 +191,19 @@ pub fn become_standard(fd: BorrowedFd<'_>, number: i32) -> SysResult<()> {
 pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> SysResult<()> {
     // SAFETY: the pointer and the length are those of one slice; the kernel only reads it.
     let result = unsafe { libc::setgroups(groups.len(), groups.as_ptr()) };
-    check(result.into(), || format!("setgroups({groups:?})"))?;
+    match check(result.into(), || format!("setgroups({groups:?})")) {
+        // user_namespaces(7): where one id is mapped, groups can be neither given nor taken.
+        Err(error) if error.errno == libc::EPERM && setgroups_denied() => {}
+        other => drop(other?),
+    }
     // SAFETY: plain numbers.
     check(unsafe { libc::setresgid(gid, gid, gid) }.into(), || format!("setresgid({gid})"))?;
     // SAFETY: plain numbers.
     check(unsafe { libc::setresuid(uid, uid, uid) }.into(), || format!("setresuid({uid})")).map(drop)
+}
+
+fn setgroups_denied() -> bool {
+    std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|word| word.trim() == "deny")
 }
 
 /// execveat(2) of an open file. Returns only on failure, with errno.

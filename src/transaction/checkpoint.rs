@@ -67,7 +67,7 @@ impl Transaction {
         }
         let times = read_times(before.as_fd()).doing(doing)?;
         move_all(saved.as_fd(), upper.as_fd()).doing(doing)?;
-        copy_upper_root(saved.as_fd(), upper.as_fd(), times).doing(doing)?;
+        copy_upper_root(saved.as_fd(), upper.as_fd(), times, self.state.prefix).doing(doing)?;
         if let (Some(index), Ok(saved)) = (&index, fs::open_dir(before.as_fd(), b"index")) {
             move_all(saved.as_fd(), index.as_fd()).doing(doing)?;
         }
@@ -121,9 +121,9 @@ fn read_times(before: BorrowedFd<'_>) -> Result<Times> {
 }
 
 /// Attributes of the upper's root as they were, the mark of its protected flags among them.
-fn copy_upper_root(from: BorrowedFd<'_>, to: BorrowedFd<'_>, times: Times) -> Result<()> {
-    copy_directory_attributes(from, to, Prefix::Trusted)?;
-    let name = Prefix::Trusted.name("protattr");
+fn copy_upper_root(from: BorrowedFd<'_>, to: BorrowedFd<'_>, times: Times, prefix: Prefix) -> Result<()> {
+    copy_directory_attributes(from, to, prefix)?;
+    let name = prefix.name("protattr");
     match xattr::get(from, b"", &name)? {
         Some(value) => xattr::set(to, b"", &name, &value)?,
         None => xattr::remove(to, b"", &name)?,
