@@ -73,6 +73,14 @@ impl Fault {
         }
     }
 
+    /// The error number at the bottom of an error, if a system call is there.
+    pub fn errno(error: &anyhow::Error) -> Option<i32> {
+        match error.downcast_ref::<Fault>() {
+            Some(fault) => fault.call.as_ref().map(|(_, errno)| *errno),
+            None => error.chain().find_map(|cause| cause.downcast_ref::<SysError>()).map(|sys| sys.errno),
+        }
+    }
+
     fn under(mut self, doing: String) -> Fault {
         let inner = std::mem::replace(&mut self.doing, doing);
         self.because.insert(0, inner);

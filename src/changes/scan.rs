@@ -222,6 +222,7 @@ impl<'a> Scan<'a> {
     }
 
     fn file(&mut self, found: Found<'_>, here: Spot) -> Result<()> {
+        self.check_links(&here)?;
         let what = self.what(&here)?;
         let new = what == What::Added;
         let (path, inode) = (here.path, found.stat.st_ino);
@@ -364,6 +365,18 @@ impl<'a> Scan<'a> {
                 let handle = fs::open_dir(upper, &entry.name)?;
                 self.tree(handle.as_fd(), top, &relative, tree)?;
             }
+        }
+        Ok(())
+    }
+
+    /// In a user namespace overlayfs has no index: a changed file takes leave of its other names.
+    fn check_links(&mut self, here: &Spot) -> Result<()> {
+        let Some(old) = self.old(here)?.filter(|_| self.layers.prefix == Prefix::User) else { return Ok(()) };
+        if old.st_nlink > 1 && Kind::of(old.st_mode) != Kind::Directory {
+            self.changes.inexact.push(format!(
+                "{} had {} names in the image; the others keep what they had, where the step wrote into the file",
+                here.path, old.st_nlink
+            ));
         }
         Ok(())
     }

@@ -28,6 +28,8 @@ pub struct Survey {
     pub identity: Identity,
     /// Owner and group of its root directory, in this user namespace.
     pub owner: (u32, u32),
+    /// That owner has no place in this user namespace.
+    pub foreign_owner: bool,
     /// It is the host's own root directory.
     pub host_root: bool,
     /// It is a mount point, so that its parent is on another mount.
@@ -70,6 +72,7 @@ impl Survey {
             path: image.path().to_owned(),
             identity: image.identity(),
             owner: owner(image)?,
+            foreign_owner: owner_is_foreign(image)?,
             host_root,
             mount_point: mounts.iter().any(|m| m.point == image.path()),
             parent_on_same_device: parent_device(image.path()).is_some_and(|d| d == image.identity().device),
@@ -94,6 +97,16 @@ fn owner(image: &Image) -> Result<(u32, u32)> {
     let stat = fs::fstat(image.directory())?;
     Ok((stat.st_uid, stat.st_gid))
 }
+
+/// The kernel shows ids without a place as the overflow ids, user_namespaces(7), and those may be mapped themselves. Only what
+/// it lets us do tells: root of the namespace may set the times of every file whose owner has a place.
+fn owner_is_foreign(image: &Image) -> Result<bool> {
+    let stat = fs::fstat(image.directory())?;
+    Ok(stat.st_uid == OVERFLOW_ID && !fs::may_own(image.directory()))
+}
+
+/// /proc/sys/kernel/overflowuid, as it is everywhere.
+const OVERFLOW_ID: u32 = 65_534;
 
 fn is_host_root(image: &Image) -> Result<bool> {
     let root = fs::fstat(mount::open_path(Path::new("/"))?.as_fd()).doing(|| "cannot look at /")?;

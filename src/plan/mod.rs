@@ -232,7 +232,7 @@ fn storage(settings: &Settings, host: &Host, survey: &Survey) -> Storage {
 /// subordinate id.
 fn inner_maps(host: &Host, survey: &Survey) -> Option<Maps> {
     let maps = host.caller.maps.as_ref().filter(|maps| !maps.is_single())?;
-    (survey.owner.0 != 0).then(|| maps.with_root(survey.owner.0, survey.owner.1))
+    (survey.owner.0 != 0 && !survey.foreign_owner).then(|| maps.with_root(survey.owner.0, survey.owner.1))
 }
 
 /// The backend, and for `auto` why it is that one.

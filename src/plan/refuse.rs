@@ -47,6 +47,12 @@ pub fn check(settings: &Settings, host: &Host, survey: &Survey, storage: &Storag
             "Use --mode discard to try something on this machine without a trace, or name an image directory.",
         );
     }
+    if survey.foreign_owner && commit {
+        faults.add(
+            "the image belongs to an id that has no place in your user namespace",
+            format!("Make it yours (`sudo chown -R \"$USER\" {}` loses its owners), unpack it again with `dropcloth unpack`, or run dropcloth with sudo.", survey.path.display()),
+        );
+    }
     if survey.read_only && commit && !survey.host_root {
         faults.add(
             "the image is mounted read-only, so nothing could be committed",

@@ -113,7 +113,11 @@ enum Layer {
 /// Owner, mode, attributes, times and flags, the last because `i` forbids the rest.
 fn clone_directory(source: BorrowedFd<'_>, target: BorrowedFd<'_>, layer: Layer, prefix: Prefix) -> Result<()> {
     use crate::changes::marks::{COPIED_FLAGS, PROTECTED_FLAGS};
-    copy_directory_attributes(source, target, prefix)?;
+    match copy_directory_attributes(source, target, prefix) {
+        // An owner without a place in the user namespace: what is discarded can be shown without him.
+        Err(error) if prefix == Prefix::User && Fault::errno(&error) == Some(libc::EINVAL) => {}
+        other => other?,
+    }
     let stat = fs::fstat(source)?;
     let (from, to) = (fs::flags(source)?.unwrap_or(0), fs::flags(target)?);
     let protected = from & PROTECTED_FLAGS;
