@@ -127,6 +127,30 @@ pub enum Verb {
         #[arg(value_name = "ROOT")]
         root: Option<PathBuf>,
     },
+    /// Try everything that a run asks of this machine and of an image; 0: it works, 1: it does not
+    Doctor {
+        /// Look at this image too
+        #[arg(long, value_name = "DIR")]
+        root: Option<PathBuf>,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Unpack a tarball of a root into a new directory, with its owners in your subordinate ids
+    Unpack {
+        /// The tarball, in any format that tar reads
+        #[arg(value_name = "TARBALL")]
+        tarball: PathBuf,
+        /// The directory to make
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
+    /// Remove an image, also where its files belong to subordinate ids; never through a mount
+    Rm {
+        /// The images
+        #[arg(value_name = "DIR", required = true)]
+        directories: Vec<PathBuf>,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell

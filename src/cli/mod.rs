@@ -2,12 +2,14 @@
 
 pub mod args;
 pub mod common;
+pub mod doctor;
 pub mod kept;
 pub mod list;
 pub mod named;
 pub mod plan;
 pub mod recover;
 pub mod run;
+pub mod unpack;
 pub mod userns;
 
 use clap::{CommandFactory, Parser};
@@ -27,7 +29,7 @@ pub fn main() -> Result<u8> {
         }
     };
     log_to_stderr(cli.verbose);
-    if !matches!(cli.verb, Verb::Completions { .. } | Verb::Man) {
+    if !matches!(cli.verb, Verb::Completions { .. } | Verb::Man | Verb::Doctor { .. }) {
         userns::enter(cli.map)?;
     }
     match &cli.verb {
@@ -42,6 +44,9 @@ pub fn main() -> Result<u8> {
         Verb::Commit { flags, id } => kept::commit(&cli, id, flags),
         Verb::List { root, json } => list::list(&cli, root.as_deref(), *json),
         Verb::Recover { root } => recover::recover(&cli, root.as_deref()),
+        Verb::Doctor { root, json } => doctor::doctor(root.as_deref(), cli.map, *json),
+        Verb::Unpack { tarball, directory } => unpack::unpack(tarball, directory),
+        Verb::Rm { directories } => unpack::rm(directories),
         Verb::Completions { shell } => {
             crate::sys::signal::default_sigpipe();
             clap_complete::generate(*shell, &mut Cli::command(), "dropcloth", &mut std::io::stdout());

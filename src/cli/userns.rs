@@ -60,7 +60,8 @@ fn lines(extents: &[Extent]) -> Vec<Line> {
     extents.iter().map(|e| (e.inside, e.outside, e.count)).collect()
 }
 
-fn enter_with(caller: &Caller, maps: &Maps) -> Result<()> {
+/// Enters a user namespace with these maps.
+pub fn enter_with(caller: &Caller, maps: &Maps) -> Result<()> {
     let (users, groups) = (lines(&maps.users), lines(&maps.groups));
     let mapper = if maps.is_single() { None } else { Some(Mapper::start(&users, &groups)?) };
     if let Err(error) = userns::unshare() {

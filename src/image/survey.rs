@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FileType;
+
 use super::account::Account;
 use super::inside::Place;
 use super::{Identity, Image, Inside};
 use crate::error::{Doing, Result};
+use crate::host::ids::Maps;
 use crate::sys::{fs, mount, mountinfo};
 
 /// A mount that stands below the image on the host.
@@ -30,6 +33,8 @@ pub struct Survey {
     pub owner: (u32, u32),
     /// That owner has no place in this user namespace.
     pub foreign_owner: bool,
+    /// Entries near the root whose owners have no place there either.
+    pub foreign: Vec<Foreign>,
     /// It is the host's own root directory.
     pub host_root: bool,
     /// It is a mount point, so that its parent is on another mount.
@@ -56,7 +61,12 @@ pub struct Survey {
 
 impl Survey {
     /// Gathers the facts; `wanted` names the paths to resolve once the account is known.
-    pub fn take(image: &Image, user: Option<&str>, wanted: impl FnOnce(&Account) -> Vec<PathBuf>) -> Result<Survey> {
+    pub fn take(
+        image: &Image,
+        maps: Option<&Maps>,
+        user: Option<&str>,
+        wanted: impl FnOnce(&Account) -> Vec<PathBuf>,
+    ) -> Result<Survey> {
         let account = image.account(user)?;
         let mut places = BTreeMap::new();
         for path in wanted(&account) {
@@ -73,6 +83,7 @@ impl Survey {
             identity: image.identity(),
             owner: owner(image)?,
             foreign_owner: owner_is_foreign(image)?,
+            foreign: if host_root { Vec::new() } else { foreign(image, maps)? },
             host_root,
             mount_point: mounts.iter().any(|m| m.point == image.path()),
             parent_on_same_device: parent_device(image.path()).is_some_and(|d| d == image.identity().device),
@@ -98,11 +109,58 @@ fn owner(image: &Image) -> Result<(u32, u32)> {
     Ok((stat.st_uid, stat.st_gid))
 }
 
+/// An entry with an owner that the user namespace does not have.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Foreign {
+    /// Where, inside the image.
+    pub path: Inside,
+    /// Owner, as the namespace shows it.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// No more directories than these are looked into: the start of a step must not depend on the size of its image.
+const LOOKED_INTO: usize = 64;
+/// More are not told.
+const FOREIGN_SHOWN: usize = 5;
+
+/// Looks for owners without a place from the root of the image downwards, breadth first.
+fn foreign(image: &Image, maps: Option<&Maps>) -> Result<Vec<Foreign>> {
+    let mut found = Vec::new();
+    if maps.is_none() {
+        return Ok(found);
+    }
+    let mut next = std::collections::VecDeque::from([Inside::root()]);
+    for _ in 0..LOOKED_INTO {
+        let Some(path) = next.pop_front() else { break };
+        let Ok(directory) = fs::open_dir_below(image.directory(), path.bytes()) else { continue };
+        for entry in fs::entries(directory.as_fd())? {
+            let Some(stat) = fs::stat(directory.as_fd(), &entry.name)? else { continue };
+            let here = path.join(&entry.name);
+            // The overflow ids: those without a place, or somebody's by right.
+            if stat.st_uid == OVERFLOW_ID || stat.st_gid == OVERFLOW_ID {
+                let openable = [FileType::RegularFile, FileType::Directory].contains(&entry.kind);
+                if openable && !fs::may_own(directory.as_fd(), &entry.name) {
+                    found.push(Foreign { path: here.clone(), uid: stat.st_uid, gid: stat.st_gid });
+                }
+                if found.len() == FOREIGN_SHOWN {
+                    return Ok(found);
+                }
+            }
+            if entry.kind == FileType::Directory {
+                next.push_back(here);
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// The kernel shows ids without a place as the overflow ids, user_namespaces(7), and those may be mapped themselves. Only what
-/// it lets us do tells: root of the namespace may set the times of every file whose owner has a place.
+/// it lets us do tells: root of the namespace has an owner's rights on every file whose owner has a place.
 fn owner_is_foreign(image: &Image) -> Result<bool> {
     let stat = fs::fstat(image.directory())?;
-    Ok(stat.st_uid == OVERFLOW_ID && !fs::may_own(image.directory()))
+    Ok(stat.st_uid == OVERFLOW_ID && !fs::may_own(image.directory(), b"."))
 }
 
 /// /proc/sys/kernel/overflowuid, as it is everywhere.

@@ -79,6 +79,8 @@ pub struct Plan {
     pub capabilities: Vec<String>,
     /// The environment of the step.
     pub environment: Vec<(String, OsStringText)>,
+    /// chown(2) succeeds and does nothing.
+    pub suppress_chown: bool,
     /// Who the step runs as.
     pub account: Account,
     /// Working directory inside the image.
@@ -147,6 +149,7 @@ pub fn build(settings: &Settings, host: &Host, survey: &Survey, command: &[OsStr
     let (backend, backend_reason) = backend(settings, host, survey, &storage);
     refuse::check(settings, host, survey, &storage, &mut faults);
     refuse::check_backend(settings, host, survey, &storage, backend, &mut faults);
+    notes.extend(single(settings, host));
     notes.extend(backend_reason.clone().filter(|_| backend == Backend::Copy));
     let mut scaffold = Scaffold::new(survey);
     layers::lay(&mut scaffold, settings, host, survey, python.as_ref(), network, &mut faults, &mut notes);
@@ -169,6 +172,7 @@ pub fn build(settings: &Settings, host: &Host, survey: &Survey, command: &[OsStr
         hostname: settings.hostname.value.clone(),
         capabilities: environment::capabilities(settings)?,
         environment: environment::build(settings, host, survey, python.as_ref(), network)?,
+        suppress_chown: settings.suppress_chown.value,
         account: survey.account.clone(),
         workdir: settings.workdir.value.clone(),
         command: environment::command(command, host),
@@ -226,6 +230,21 @@ fn storage(settings: &Settings, host: &Host, survey: &Survey) -> Storage {
         (None, _) if survey.read_only && settings.mode.value == Mode::Discard => Storage::Memory,
         (None, _) => Storage::Elsewhere(host.state.clone()),
     }
+}
+
+/// What a namespace of one id means for the step.
+fn single(settings: &Settings, host: &Host) -> Option<String> {
+    let maps = host.caller.maps.as_ref().filter(|maps| maps.is_single())?;
+    let why = host.caller.single_because.as_deref().unwrap_or("--map single was asked for");
+    let will = if settings.suppress_chown.value {
+        "chown does nothing (--suppress-chown), so every file is yours"
+    } else {
+        "chown to any other fails (--suppress-chown lets it pass)"
+    };
+    let own = maps.users.first().map_or(0, |e| e.outside);
+    Some(format!(
+        "One id only, your {own} as root, since {why}: {will}, and programs that change to another user fail (apt needs -o APT::Sandbox::User=root)."
+    ))
 }
 
 /// An image made in another namespace belongs to whoever was root there: `mmdebstrap --mode=unshare` makes it of the first

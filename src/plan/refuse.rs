@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::error::{Fault, Result, refuse};
+use crate::host::ids;
 use crate::host::{Host, Source};
 use crate::image::survey::Survey;
 use crate::plan::Storage;
@@ -26,7 +27,7 @@ impl Refusals {
         let fault = Fault::new(format!("cannot run a step in {}", image.display()));
         let fault = self.0.into_iter().fold(fault, |fault, (what, hint)| {
             let fault = fault.because(what);
-            if hint.is_empty() { fault } else { fault.hint(hint) }
+            if hint.is_empty() || fault.hints.contains(&hint) { fault } else { fault.hint(hint) }
         });
         refuse(fault)
     }
@@ -47,6 +48,7 @@ pub fn check(settings: &Settings, host: &Host, survey: &Survey, storage: &Storag
             "Use --mode discard to try something on this machine without a trace, or name an image directory.",
         );
     }
+    user_namespace(settings, host, survey, faults);
     if survey.foreign_owner && commit {
         faults.add(
             "the image belongs to an id that has no place in your user namespace",
@@ -76,6 +78,39 @@ pub fn check(settings: &Settings, host: &Host, survey: &Survey, storage: &Storag
     }
     directories(survey, faults);
     sources(settings, host, faults);
+}
+
+/// What cannot be done without root.
+fn user_namespace(settings: &Settings, host: &Host, survey: &Survey, faults: &mut Refusals) {
+    let Some(maps) = &host.caller.maps else { return };
+    let account = &survey.account;
+    if ids::outside(&maps.users, account.uid).is_none() || ids::outside(&maps.groups, account.gid).is_none() {
+        faults.add(
+            format!("user {}:{} of the image has no place in your user namespace", account.uid, account.gid),
+            "Run the step as root of the image, or get more subordinate ids: `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER` as root.",
+        );
+    }
+    for path in &survey.foreign {
+        faults.add(
+            format!("{}{} belongs to {}:{}, who has no place in your user namespace", survey.path.display(), path.path, path.uid, path.gid),
+            "Give it to an id of yours as root (`chown`), unpack the image again with `dropcloth unpack`, or run dropcloth with sudo.",
+        );
+    }
+    if survey.noexec {
+        faults.add(
+            "the image is on a file system mounted noexec, which an ordinary user cannot change",
+            "Move the image to another file system (`findmnt -T DIR` shows the options), or run dropcloth with sudo.",
+        );
+    }
+    if settings.backend.value != Backend::Copy && !survey.submounts.is_empty() {
+        let places: Vec<String> = survey.submounts.iter().take(5).map(|m| m.at.to_string()).collect();
+        let rest = survey.submounts.len() - places.len();
+        let more = if rest > 0 { format!(" and {rest} more places") } else { String::new() };
+        faults.add(
+            format!("something is mounted at {}{more} of the image, and the kernel lets an ordinary user lay no overlay over that", places.join(", ")),
+            "Name an image without mounts below it, or run dropcloth with sudo.",
+        );
+    }
 }
 
 /// What stands against the chosen backend.

@@ -16,7 +16,7 @@ use crate::settings::Backend;
 use crate::sys::process::{self, Ended, Forked};
 use crate::sys::signal::{self, Signals};
 use crate::sys::trampoline::Trampoline;
-use crate::sys::{fs, tty, userns};
+use crate::sys::{fs, seccomp, tty, userns};
 
 /// Runs pid 1 to its end; never returns. `socket` leads to the supervisor.
 pub fn main(plan: &Plan, ground: &Ground, trampoline: &Trampoline, socket: &OwnedFd, mapped: OwnedFd) -> ! {
@@ -165,6 +165,9 @@ fn prepare(plan: &Plan, terminal: Option<BorrowedFd<'_>>) -> Result<()> {
         }
     }
     work_in(&plan.workdir)?;
+    if plan.suppress_chown {
+        seccomp::succeed(seccomp::CHOWN).doing(|| "cannot keep chown from the step")?;
+    }
     privileges::lower(&plan.account, &plan.capabilities)?;
     process::close_on_exec_from(3)?;
     signal::reset_for_step();

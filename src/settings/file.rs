@@ -220,6 +220,7 @@ fn layer(reader: &mut Reader<'_>) -> Layer {
         leaks: reader.get("leaks"),
         force: reader.get("force"),
         source_date_epoch: reader.get("source_date_epoch"),
+        suppress_chown: reader.get("suppress_chown"),
         secret: reader
             .texts("secret", flags::secret)
             .into_iter()

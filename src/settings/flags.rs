@@ -80,6 +80,9 @@ pub struct Flags {
     /// What becomes of the commit, and of its files
     #[command(flatten)]
     pub commit: CommitFlags,
+    /// chown succeeds in the step and does nothing: for a namespace of one id (--map single)
+    #[arg(long, help_heading = "What the step sees")]
+    pub suppress_chown: bool,
     /// A file of this machine that the step sees at /run/secrets/ID, kept in memory and never committed
     #[arg(long, value_name = "ID=FILE", help_heading = "What the step sees")]
     pub secret: Vec<String>,
@@ -159,6 +162,7 @@ impl Flags {
             leaks: self.commit.leaks(),
             force: self.commit.force.then_some(true),
             source_date_epoch: self.commit.source_date_epoch,
+            suppress_chown: self.suppress_chown.then_some(true),
             secret: self.secret.iter().filter_map(|text| keep(secret(text), faults)).collect(),
             report: self.report.clone(),
             grace: self.grace,

@@ -36,6 +36,7 @@ pub struct Layer {
     pub leaks: Option<Leaks>,
     pub force: Option<bool>,
     pub source_date_epoch: Option<i64>,
+    pub suppress_chown: Option<bool>,
     pub secret: Vec<Secret>,
     pub report: Option<PathBuf>,
     pub grace: Option<u32>,
@@ -61,7 +62,7 @@ impl Layer {
             ($how:ident: $($field:ident),*) => { $($how(&mut settings.$field, self.$field, || origin(stringify!($field)));)* };
         }
         put!(replace: mode, on_failure, mirror, indexes, official_index, use_official, offline);
-        put!(replace: network, resolver, workdir, dev, grace, backend, exact, leaks, force);
+        put!(replace: network, resolver, workdir, dev, grace, backend, exact, leaks, force, suppress_chown);
         put!(add: lay, bind, tmpfs, env, cap_add, cap_drop, secret);
         macro_rules! put_optional {
             ($($field:ident),*) => { $(replace(&mut settings.$field, self.$field.map(Some), || origin(stringify!($field)));)* };

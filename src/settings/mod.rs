@@ -225,6 +225,8 @@ pub struct Settings {
     pub force: Valued<bool>,
     /// No committed entry is newer, seconds since 1970.
     pub source_date_epoch: Valued<Option<i64>>,
+    /// chown(2) succeeds in the step and does nothing.
+    pub suppress_chown: Valued<bool>,
     /// Secrets of the step.
     pub secret: Valued<Vec<Secret>>,
     /// JSON report file.
@@ -344,6 +346,7 @@ fn defaults(environment: &Environment, home: &Path) -> Settings {
         leaks: by_default(Leaks::Warn),
         force: by_default(false),
         source_date_epoch: by_default(None),
+        suppress_chown: by_default(false),
         secret: by_default(Vec::new()),
         report: by_default(None),
         grace: by_default(GRACE),

@@ -9,7 +9,7 @@ use serde_yaml::Value;
 use super::nearest::nearest;
 use super::{Faults, locate};
 
-const KEYS: [&str; 30] = [
+const KEYS: [&str; 31] = [
     "mode",
     "on_failure",
     "mirror",
@@ -37,6 +37,7 @@ const KEYS: [&str; 30] = [
     "leaks",
     "force",
     "source_date_epoch",
+    "suppress_chown",
     "secret",
     "report",
     "grace",

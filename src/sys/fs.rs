@@ -254,11 +254,11 @@ pub fn set_times(directory: BorrowedFd<'_>, name: &[u8], times: Times) -> SysRes
         .called(|| format!("utimensat({})", at(directory, name)))
 }
 
-/// Whether this process has an owner's rights on a file, asked by a change that changes nothing: O_NOATIME, open(2), is for
-/// the owner and for CAP_FOWNER over his id.
-pub fn may_own(directory: BorrowedFd<'_>) -> bool {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOATIME | OFlags::CLOEXEC;
-    rustix::fs::openat(directory, ".", flags, Mode::empty()).is_ok()
+/// Whether this process has an owner's rights on a file or directory: O_NOATIME, open(2), is for the owner and for
+/// CAP_FOWNER over his id. Changes nothing.
+pub fn may_own(directory: BorrowedFd<'_>, name: &[u8]) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOATIME | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, name, flags, Mode::empty()).is_ok()
 }
 
 /// Sets the times of an open file or directory.

@@ -7,6 +7,7 @@ pub mod mount;
 pub mod mountinfo;
 pub mod net;
 pub mod process;
+pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod trampoline;

@@ -17,6 +17,12 @@ pub fn unshare() -> SysResult<()> {
     check(result.into(), || "unshare(CLONE_NEWUSER|CLONE_NEWNS)".to_owned()).map(|_| ())
 }
 
+/// Moves this process into a mount namespace of its own.
+pub fn unshare_mounts() -> SysResult<()> {
+    // SAFETY: unshare takes flags only.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) }.into(), || "unshare(CLONE_NEWNS)".to_owned()).map(|_| ())
+}
+
 /// A child that stayed outside, to write the maps with newuidmap(1) and newgidmap(1).
 pub struct Mapper {
     go: OwnedFd,
