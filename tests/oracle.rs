@@ -1,0 +1,228 @@
+//! An oracle for the commit: random programs leave the same tree, and see the same while they run, in a plain chroot and in a
+//! committed step. tests/commit.rs has the rows that were thought of; this finds the others.
+//!
+//! `scripts/oracle [FIRST [COUNT]]` is the long form. A program that shows a difference is made smaller before it is printed.
+#![allow(missing_docs, clippy::disallowed_methods, reason = "a test starts programs and clears up after itself")]
+
+#[path = "oracle/generate.rs"]
+mod generate;
+mod support;
+
+use std::ops::Range;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use generate::Program;
+use support::{Field, shell, stderr, stdout, tree};
+
+/// In an ordinary test run. The long form says its own in DROPCLOTH_ORACLE_SEEDS, as FIRST..END.
+const SEEDS: Range<u64> = 1..21;
+/// How long one program is made smaller, and how many are.
+const SHRINKING: Duration = Duration::from_secs(90);
+const SHRUNK: usize = 3;
+
+const INTERPRETER: &str = include_str!("oracle/interpreter.pl");
+
+/// What perl has no function for.
+fn constants() -> String {
+    let calls = [
+        ("mmap", libc::SYS_mmap),
+        ("munmap", libc::SYS_munmap),
+        ("read", libc::SYS_read),
+        ("fallocate", libc::SYS_fallocate),
+        ("linkat", libc::SYS_linkat),
+        ("mknodat", libc::SYS_mknodat),
+        ("fchownat", libc::SYS_fchownat),
+        ("utimensat", libc::SYS_utimensat),
+        ("renameat2", libc::SYS_renameat2),
+        ("lsetxattr", libc::SYS_lsetxattr),
+        ("lgetxattr", libc::SYS_lgetxattr),
+        ("llistxattr", libc::SYS_llistxattr),
+        ("lremovexattr", libc::SYS_lremovexattr),
+        ("O_NONBLOCK", libc::O_NONBLOCK.into()),
+        ("O_DIRECTORY", libc::O_DIRECTORY.into()),
+        ("O_PATH", libc::O_PATH.into()),
+        ("O_TMPFILE", libc::O_TMPFILE.into()),
+    ];
+    let pairs: String = calls.iter().map(|(name, number)| format!("{name} => {number}, ")).collect();
+    format!("our %c = ({pairs});\n")
+}
+
+fn script(lines: &[&[String]]) -> String {
+    let body: String = lines.iter().flat_map(|part| part.iter()).map(|line| format!("{line}\n")).collect();
+    format!("{}{INTERPRETER}{body}", constants())
+}
+
+/// perl and what it needs, and the directories of any image.
+fn base() -> &'static Path {
+    static BASE: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let directory = BASE.get_or_init(|| {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let root = directory.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        shell("mkdir -p bin dev etc proc root run sys t tmp usr/bin var/lib var/tmp; chmod 1777 tmp", &root);
+        support::install("perl", &root);
+        directory
+    });
+    directory.path()
+}
+
+fn field(program: &Program) -> Field {
+    let field = Field::of(&base().join("root"));
+    let age = [String::from("age('/');")];
+    std::fs::write(field.root.join("tree.pl"), script(&[&program.tree, &age, &program.flags])).unwrap();
+    std::fs::write(field.root.join("step.pl"), script(&[&program.steps])).unwrap();
+    let made = in_chroot(&field.root, "/tree.pl");
+    assert!(made.status.success(), "{}", stderr(&made));
+    field
+}
+
+fn now() -> i64 {
+    // One second early: the kernel stamps files with the time of its last tick.
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap() - 1
+}
+
+/// With /proc, in a mount namespace of its own.
+fn in_chroot(root: &Path, script: &str) -> Output {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-ec", "mount -t proc proc ./proc; exec chroot . /bin/perl \"$1\"", "sh", script]);
+    command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
+    command.current_dir(root).output().unwrap()
+}
+
+/// What is not the same after the program in a chroot and in a committed step.
+fn differences(program: &Program) -> Vec<String> {
+    let (mut plain, mut step) = (field(program), field(program));
+    let start = now();
+    let expected = in_chroot(&plain.root, "/step.pl");
+    let options = ["--cap-add", "LINUX_IMMUTABLE", "--cap-add", "SYS_ADMIN", "--env", "LC_ALL=C"];
+    let output = step.run_command(&options, &["/bin/perl", "/step.pl"]);
+    if std::env::var_os("DROPCLOTH_ORACLE_SHOW").is_some() {
+        println!("{}", stdout(&expected));
+    }
+    let mut found = said_differently(&expected, &output);
+    let [left, right] = [&plain, &step].map(|field| field.snapshot().clock_times_alike(start));
+    found.extend(tree::diff(&left, &right).into_iter().take(20));
+    plain.forget_leaks();
+    if !found.is_empty() {
+        step.forget_leaks();
+    }
+    found
+}
+
+fn said_differently(expected: &Output, output: &Output) -> Vec<String> {
+    let mut found = Vec::new();
+    if !expected.status.success() || expected.status.code() != output.status.code() {
+        let [left, right] = [expected, output].map(|o| format!("{:?} {}", o.status.code(), stderr(o)));
+        found.push(format!("chroot: {left}, step: {right}"));
+    }
+    let (left, right) = (stdout(expected), stdout(output));
+    let lines = left.lines().zip(right.lines()).filter(|(left, right)| left != right);
+    found.extend(lines.take(10).map(|(left, right)| format!("said: {left} -> {right}")));
+    if found.is_empty() && left != right {
+        found.push("one said more than the other".to_owned());
+    }
+    found
+}
+
+/// Drops operations, many at once and then single ones, for as long as a difference stays.
+fn shrink(program: &Program) -> Program {
+    let deadline = Instant::now() + SHRINKING;
+    let mut small = program.clone();
+    let mut before = usize::MAX;
+    while length(&small) < before {
+        before = length(&small);
+        let parts: [fn(&mut Program) -> &mut Vec<String>; 3] = [|p| &mut p.steps, |p| &mut p.flags, |p| &mut p.tree];
+        for part in parts {
+            shrink_part(&mut small, part, deadline);
+        }
+    }
+    small
+}
+
+fn length(program: &Program) -> usize {
+    program.tree.len() + program.flags.len() + program.steps.len()
+}
+
+fn shrink_part(small: &mut Program, part: fn(&mut Program) -> &mut Vec<String>, deadline: Instant) {
+    let mut chunk = part(small).len().div_ceil(2);
+    while chunk > 0 {
+        let mut from = 0;
+        while from < part(small).len() && Instant::now() < deadline {
+            let mut fewer = small.clone();
+            let lines = part(&mut fewer);
+            lines.drain(from..(from + chunk).min(lines.len()));
+            if differences(&fewer).is_empty() {
+                from += chunk;
+            } else {
+                *small = fewer;
+            }
+        }
+        chunk = if chunk == 1 { 0 } else { chunk.div_ceil(2) };
+    }
+}
+
+fn indented(lines: &[String]) -> String {
+    lines.iter().flat_map(|line| line.lines()).map(|line| format!("    {line}\n")).collect()
+}
+
+fn report(seed: u64, found: &[String], small: Option<&Program>) -> String {
+    let mut text = format!("seed {seed} (again: scripts/oracle {seed} 1), from chroot to step:\n{}", indented(found));
+    if let Some(Program { tree, flags, steps }) = small {
+        text += &format!("  tree:\n{}{}", indented(tree), indented(flags));
+        text += &format!("  program:\n{}", indented(steps));
+        text += &format!("  leaves:\n{}", indented(&differences(small.expect("it is there"))));
+    }
+    text
+}
+
+fn seeds() -> Range<u64> {
+    let Ok(text) = std::env::var("DROPCLOTH_ORACLE_SEEDS") else { return SEEDS };
+    let range = text.split_once("..").and_then(|(first, end)| Some(first.parse().ok()?..end.parse().ok()?));
+    range.unwrap_or_else(|| panic!("DROPCLOTH_ORACLE_SEEDS={text} is not FIRST..END"))
+}
+
+/// All seeds, on two threads.
+fn failures(seeds: &Range<u64>) -> Vec<(u64, Vec<String>)> {
+    let next = AtomicU64::new(seeds.start);
+    let work = || {
+        let mut failed = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return failed;
+            }
+            let found = differences(&generate::program(seed));
+            if !found.is_empty() {
+                failed.push((seed, found));
+            }
+        }
+    };
+    let mut failed = thread::scope(|scope| {
+        let threads = [scope.spawn(work), scope.spawn(work)];
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    failed.sort();
+    failed
+}
+
+#[test]
+fn random_programs() {
+    needs_root!();
+    base();
+    let seeds = seeds();
+    let start = Instant::now();
+    let failed = failures(&seeds);
+    let (count, seconds) = (seeds.end.saturating_sub(seeds.start), start.elapsed().as_secs_f64());
+    println!("{count} seeds in {seconds:.1} s: {:.1} seeds/s", count as f64 / seconds);
+    let reports = failed.iter().enumerate().map(|(n, (seed, found))| {
+        let small = (n < SHRUNK).then(|| shrink(&generate::program(*seed)));
+        report(*seed, found, small.as_ref())
+    });
+    let reports: Vec<String> = reports.collect();
+    assert!(reports.is_empty(), "{} of {count} seeds:\n{}", reports.len(), reports.join("\n"));
+}

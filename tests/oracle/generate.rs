@@ -1,0 +1,626 @@
+//! Random programs: a tree, and what is done to it. The same seed gives the same program on every machine.
+
+use std::collections::BTreeMap;
+
+/// Lines of perl for the interpreter beside this file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// Make the image's tree.
+    pub tree: Vec<String>,
+    /// Set flags in it, after its times: some of them forbid any other change.
+    pub flags: Vec<String>,
+    /// What the step does.
+    pub steps: Vec<String>,
+}
+
+pub fn program(seed: u64) -> Program {
+    let mut world = World::new(seed);
+    let tree = world.tree();
+    let flags = world.flags();
+    let steps = world.steps();
+    Program { tree, flags, steps }
+}
+
+/// splitmix64, of which a few lines are a whole generator.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        usize::try_from(self.next() % end as u64).expect("it is below a usize")
+    }
+
+    fn one_in(&mut self, chances: usize) -> bool {
+        self.below(chances) == 0
+    }
+
+    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())]
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    File,
+    Directory,
+    Link,
+    Other,
+}
+
+type Path = Vec<u8>;
+
+/// What the tree will roughly be: enough to name what is there more often than not. An operation that fails does so in both
+/// trees, and that is compared as well.
+struct World {
+    random: Random,
+    paths: BTreeMap<Path, Kind>,
+    /// Which of the groups of operations this program prefers.
+    taste: usize,
+}
+
+/// Few and simple, so that names are used again; the others now and then.
+const NAMES: [&[u8]; 8] = [b"a", b"b", b"c", b"d", b"e", b"f", b"g", b"h"];
+const ODD_NAMES: [&[u8]; 10] = [
+    b"\xff\xfe",
+    b"new\nline",
+    b"back\\slash",
+    b" ",
+    b"a:b,c",
+    b".wh.a",
+    b".wh..wh..opq",
+    b"$x@y\"'",
+    b"\x01\x7f",
+    &[b'n'; 255],
+];
+const ATTRIBUTES: [&str; 9] = [
+    "user.a",
+    "user.b",
+    "trusted.a",
+    "trusted.b",
+    "security.a",
+    "trusted.overlay.opaque",
+    "trusted.overlay.redirect",
+    "trusted.overlay.overlay.x",
+    "user.overlay.origin",
+];
+/// Those of an image: what has overlayfs's own names there is hidden from a step, so that nothing can be done to it.
+const IMAGE_ATTRIBUTES: [&str; 6] =
+    ["user.a", "user.b", "trusted.a", "trusted.b", "security.a", "trusted.overlay.image"];
+const MODES: [u32; 10] = [0o644, 0o600, 0o755, 0o700, 0, 0o4755, 0o2775, 0o1777, 0o6711, 0o444];
+const OWNERS: [(u32, u32); 4] = [(0, 0), (1000, 1000), (3, 4), (0, 1000)];
+
+// ioctl_iflags(2)
+const SYNC: u32 = 0x8;
+const IMMUTABLE: u32 = 0x10;
+const APPEND: u32 = 0x20;
+const NO_DUMP: u32 = 0x40;
+const NO_ATIME: u32 = 0x80;
+
+/// The same on all Linux of README's table.
+const CREATE: u32 = 0o100;
+const EXCLUSIVE: u32 = 0o200;
+const TRUNCATE: u32 = 0o1000;
+const APPENDING: u32 = 0o2000;
+const READ_WRITE: u32 = 2;
+
+type Maker = fn(&mut World) -> String;
+
+/// Operations with how often each is chosen, in groups: a program prefers one of them.
+const GROUPS: [&[(usize, Maker)]; 5] = [
+    &[
+        (6, World::rename),
+        (2, World::exchange),
+        (2, World::swap_in),
+        (1, World::no_replace),
+        (2, World::rename_directory),
+    ],
+    &[
+        (4, World::write),
+        (2, World::append),
+        (1, World::truncate),
+        (1, World::fallocate),
+        (1, World::map),
+        (1, World::unlinked),
+        (1, World::open),
+        (1, World::tmpfile),
+        (1, World::hold),
+        (3, World::held),
+    ],
+    &[
+        (3, World::mkdir),
+        (2, World::symlink),
+        (1, World::mknod),
+        (1, World::socket),
+        (3, World::unlink),
+        (2, World::remove),
+        (1, World::rmdir),
+        (3, World::create),
+    ],
+    &[(4, World::link), (2, World::write), (2, World::unlink), (2, World::rename), (1, World::chmod)],
+    &[
+        (2, World::chmod),
+        (2, World::chown),
+        (2, World::times),
+        (3, World::setxattr),
+        (1, World::removexattr),
+        (2, World::acl),
+        (1, World::remove_acl),
+        (2, World::chattr),
+    ],
+];
+const OBSERVERS: &[(usize, Maker)] =
+    &[(1, World::read), (1, World::list), (2, World::stat), (1, World::readlink), (1, World::xattrs)];
+
+impl World {
+    fn new(seed: u64) -> World {
+        let mut random = Random(seed);
+        let taste = random.below(GROUPS.len() + 1);
+        World { random, paths: BTreeMap::new(), taste }
+    }
+
+    // ---- the image ----
+
+    fn tree(&mut self) -> Vec<String> {
+        let mut lines = vec!["op('chmod', '.', 0755);".to_owned()];
+        for _ in 0..3 + self.random.below(6) {
+            let path = self.fresh();
+            let mode = self.random.of(&[0o755, 0o755, 0o700, 0o1777, 0o2775]);
+            lines.push(self.made(Kind::Directory, path, "mkdir", &octal(mode)));
+        }
+        for _ in 0..5 + self.random.below(25) {
+            let line = self.initial();
+            lines.push(line);
+        }
+        lines
+    }
+
+    fn initial(&mut self) -> String {
+        match self.random.below(20) {
+            0..3 => self.mkdir(),
+            3..9 => self.create(),
+            9..12 => self.link(),
+            12 => self.symlink(),
+            13 => self.mknod(),
+            14 => self.socket(),
+            15 => self.image_xattr(),
+            16 => self.acl(),
+            17 => self.chown(),
+            18 => self.chmod(),
+            _ => self.write_sparse(),
+        }
+    }
+
+    /// New entries get the flags of their directory; the names of these begin with F (see the interpreter).
+    fn flags(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for _ in 0..self.random.below(6) {
+            let flags = self.random.of(&[NO_DUMP, NO_ATIME, SYNC, NO_DUMP | NO_ATIME, IMMUTABLE, APPEND, NO_DUMP]);
+            let path = if flags & (IMMUTABLE | APPEND) != 0 { self.any() } else { self.known(Kind::File) };
+            lines.push(format!("op('chattr', {}, {flags:#x}, 0);", quoted(&path)));
+        }
+        lines
+    }
+
+    // ---- the step ----
+
+    fn steps(&mut self) -> Vec<String> {
+        let many = if self.random.one_in(4) { 60 } else { 20 };
+        let count = 2 + self.random.below(many);
+        (0..count).flat_map(|_| self.step().lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+    }
+
+    fn step(&mut self) -> String {
+        if self.random.one_in(8) {
+            return self.one_of(OBSERVERS);
+        }
+        // One taste is none.
+        let any = self.taste == GROUPS.len() || self.random.one_in(3);
+        let group = if any { self.random.below(GROUPS.len()) } else { self.taste };
+        let line = self.one_of(GROUPS[group]);
+        if self.random.one_in(12) { line.replacen("op('", "op('as', 1000, '", 1) } else { line }
+    }
+
+    fn one_of(&mut self, table: &[(usize, Maker)]) -> String {
+        let total = table.iter().map(|(weight, _)| weight).sum();
+        let mut left = self.random.below(total);
+        for (weight, maker) in table {
+            if left < *weight {
+                return maker(self);
+            }
+            left -= weight;
+        }
+        unreachable!("the weights are summed up")
+    }
+
+    // ---- choice of paths ----
+
+    fn known(&mut self, kind: Kind) -> Path {
+        let all: Vec<&Path> = self.paths.iter().filter(|(_, k)| **k == kind).map(|(path, _)| path).collect();
+        if all.is_empty() { self.fresh() } else { all[self.random.below(all.len())].clone() }
+    }
+
+    fn any(&mut self) -> Path {
+        let all: Vec<&Path> = self.paths.keys().collect();
+        if all.is_empty() { self.fresh() } else { all[self.random.below(all.len())].clone() }
+    }
+
+    /// A directory to put something into: /t itself, one of it, now and then through a link.
+    fn directory(&mut self) -> Path {
+        match self.random.below(8) {
+            0 => b".".to_vec(),
+            1 => self.known(Kind::Link),
+            _ => self.known_or_top(),
+        }
+    }
+
+    fn known_or_top(&mut self) -> Path {
+        if self.paths.values().any(|kind| *kind == Kind::Directory) {
+            self.known(Kind::Directory)
+        } else {
+            b".".to_vec()
+        }
+    }
+
+    fn name(&mut self) -> &'static [u8] {
+        if self.random.one_in(10) { self.random.of(&ODD_NAMES) } else { self.random.of(&NAMES) }
+    }
+
+    /// A name that may be there or not.
+    fn fresh(&mut self) -> Path {
+        let directory = if self.paths.is_empty() { b".".to_vec() } else { self.directory() };
+        let name = self.name();
+        joined(&directory, name)
+    }
+
+    fn target(&mut self) -> Path {
+        if self.random.one_in(2) { self.any() } else { self.fresh() }
+    }
+
+    // ---- the model ----
+
+    fn made(&mut self, kind: Kind, path: Path, op: &str, rest: &str) -> String {
+        let line = format!("op('{op}', {}, {rest});", quoted(&path));
+        self.paths.entry(path).or_insert(kind);
+        line
+    }
+
+    fn below(path: &Path) -> Path {
+        [path, &b"/"[..]].concat()
+    }
+
+    fn forget(&mut self, path: &Path) -> Vec<(Path, Kind)> {
+        let below = World::below(path);
+        let gone = |p: &Path| p == path || p.starts_with(&below);
+        let all: Vec<(Path, Kind)> = self.paths.iter().filter(|(p, _)| gone(p)).map(|(p, k)| (p.clone(), *k)).collect();
+        self.paths.retain(|p, _| !gone(p));
+        all
+    }
+
+    fn moved(&mut self, from: &Path, to: &Path) {
+        if from == to || to.starts_with(&World::below(from)) {
+            return;
+        }
+        let entries = self.forget(from);
+        self.forget(to);
+        self.paths.extend(entries.into_iter().map(|(path, kind)| ([to, &path[from.len()..]].concat(), kind)));
+    }
+
+    // ---- names ----
+
+    fn rename(&mut self) -> String {
+        let (from, to) = (self.any(), self.target());
+        self.rename_to(from, to)
+    }
+
+    fn rename_directory(&mut self) -> String {
+        let (from, to) = (self.known(Kind::Directory), self.target());
+        self.rename_to(from, to)
+    }
+
+    fn rename_to(&mut self, from: Path, to: Path) -> String {
+        self.moved(&from, &to);
+        format!("op('rename', {}, {});", quoted(&from), quoted(&to))
+    }
+
+    fn exchange(&mut self) -> String {
+        let (one, other) = (self.any(), self.any());
+        let aside = b"\0".to_vec();
+        self.moved(&one, &aside);
+        self.moved(&other, &one);
+        self.moved(&aside, &other);
+        format!("op('renameat2', {}, {}, 2);", quoted(&one), quoted(&other))
+    }
+
+    fn no_replace(&mut self) -> String {
+        let (from, to) = (self.any(), self.fresh());
+        self.moved(&from, &to);
+        format!("op('renameat2', {}, {}, 1);", quoted(&from), quoted(&to))
+    }
+
+    /// A directory goes away and another, new or old, takes its name.
+    fn swap_in(&mut self) -> String {
+        let old = self.known(Kind::Directory);
+        let away = self.fresh();
+        let first = self.rename_to(old.clone(), away);
+        let second = if self.random.one_in(2) {
+            let new = self.known(Kind::Directory);
+            self.rename_to(new, old)
+        } else {
+            self.made(Kind::Directory, old, "mkdir", "0755")
+        };
+        format!("{first}\n{second}")
+    }
+
+    fn link(&mut self) -> String {
+        let from = if self.random.one_in(6) { self.any() } else { self.known(Kind::File) };
+        let to = self.fresh();
+        let kind = self.paths.get(&from).copied().unwrap_or(Kind::File);
+        self.paths.entry(to.clone()).or_insert(kind);
+        format!("op('link', {}, {});", quoted(&from), quoted(&to))
+    }
+
+    fn mkdir(&mut self) -> String {
+        let path = self.fresh();
+        let mode = self.random.of(&[0o755, 0o755, 0o700, 0o1777, 0o2775]);
+        self.made(Kind::Directory, path, "mkdir", &octal(mode))
+    }
+
+    fn symlink(&mut self) -> String {
+        let path = self.fresh();
+        let target = match self.random.below(3) {
+            0 => self.name().to_vec(),
+            1 => [&b"/t/"[..], &self.any()].concat(),
+            _ => [&b"/t/"[..], &self.known(Kind::Directory)].concat(),
+        };
+        let line = format!("op('symlink', {}, {});", quoted(&target), quoted(&path));
+        self.paths.entry(path).or_insert(Kind::Link);
+        line
+    }
+
+    /// Never the device 0:0: for overlayfs that is a removed name.
+    fn mknod(&mut self) -> String {
+        let path = self.fresh();
+        let mode =
+            self.random.of(&[0o010_000, 0o010_000, 0o020_000, 0o060_000]) | self.random.of(&[0o644, 0o600, 0o755]);
+        let device = self.random.of(&[0x103, 0x105, 0x7c8, 0x901]);
+        self.made(Kind::Other, path, "mknod", &format!("{}, {device:#x}", octal(mode)))
+    }
+
+    fn socket(&mut self) -> String {
+        let path = self.fresh();
+        let line = format!("op('socket', {});", quoted(&path));
+        self.paths.entry(path).or_insert(Kind::Other);
+        line
+    }
+
+    fn unlink(&mut self) -> String {
+        let path = if self.random.one_in(4) { self.any() } else { self.known(Kind::File) };
+        if self.paths.get(&path) != Some(&Kind::Directory) {
+            self.paths.remove(&path);
+        }
+        format!("op('unlink', {});", quoted(&path))
+    }
+
+    fn remove(&mut self) -> String {
+        let path = self.any();
+        self.forget(&path);
+        let again = self.random.one_in(2);
+        let line = format!("op('remove', {});", quoted(&path));
+        if again { format!("{line}\n{}", self.made(Kind::Directory, path, "mkdir", "0711")) } else { line }
+    }
+
+    fn rmdir(&mut self) -> String {
+        let path = self.known(Kind::Directory);
+        format!("op('rmdir', {});", quoted(&path))
+    }
+
+    // ---- contents ----
+
+    fn size(&mut self) -> usize {
+        self.random.of(&[0, 1, 10, 4096, 5000, 70_000])
+    }
+
+    fn byte(&mut self) -> usize {
+        97 + self.random.below(26)
+    }
+
+    fn create(&mut self) -> String {
+        let (path, size, byte) = (self.fresh(), self.size(), self.byte());
+        let flags = 1 | CREATE | self.random.of(&[EXCLUSIVE, TRUNCATE]);
+        self.made(Kind::File, path, "write", &format!("{}, 0, {size}, {byte}", octal(flags)))
+    }
+
+    fn write_sparse(&mut self) -> String {
+        let (path, size, byte) = (self.fresh(), self.size(), self.byte());
+        let at = self.random.of(&[5000, 1_200_000, 3_000_000]);
+        self.made(Kind::File, path, "write", &format!("{}, {at}, {size}, {byte}", octal(1 | CREATE)))
+    }
+
+    fn write(&mut self) -> String {
+        let (path, size, byte) = (self.known(Kind::File), self.size(), self.byte());
+        let flags = self.random.of(&[1, READ_WRITE, 1 | TRUNCATE, 1 | CREATE]);
+        let at = self.random.of(&[0, 0, 3, 100_000]);
+        format!("op('write', {}, {}, {at}, {size}, {byte});", quoted(&path), octal(flags))
+    }
+
+    fn append(&mut self) -> String {
+        let (path, byte) = (self.known(Kind::File), self.byte());
+        format!("op('write', {}, {}, 0, 5, {byte});", quoted(&path), octal(1 | APPENDING))
+    }
+
+    /// For writing, and nothing is written.
+    fn open(&mut self) -> String {
+        let path = self.known(Kind::File);
+        let flags = self.random.of(&[1, READ_WRITE, 1 | APPENDING]);
+        format!("op('write', {}, {}, 0, 0, 97);", quoted(&path), octal(flags))
+    }
+
+    fn truncate(&mut self) -> String {
+        let (path, size) = (self.known(Kind::File), self.size());
+        format!("op('truncate', {}, {size});", quoted(&path))
+    }
+
+    fn fallocate(&mut self) -> String {
+        let path = self.known(Kind::File);
+        // Keep the size, punch a hole, zero a range; and without any, make it longer.
+        let mode = self.random.of(&[0, 1, 3, 0x10]);
+        format!("op('fallocate', {}, {mode}, 100, 5000);", quoted(&path))
+    }
+
+    fn map(&mut self) -> String {
+        let (path, byte) = (self.known(Kind::File), self.byte());
+        format!("op('map', {}, 10, {byte});", quoted(&path))
+    }
+
+    fn unlinked(&mut self) -> String {
+        let (path, byte) = (self.known(Kind::File), self.byte());
+        self.paths.remove(&path);
+        format!("op('unlinked', {}, 20, {byte});", quoted(&path))
+    }
+
+    fn tmpfile(&mut self) -> String {
+        let (directory, path, size) = (self.directory(), self.fresh(), self.size());
+        let line = format!("op('tmpfile', {}, {}, {size});", quoted(&directory), quoted(&path));
+        self.paths.entry(path).or_insert(Kind::File);
+        line
+    }
+
+    fn hold(&mut self) -> String {
+        let (slot, path) = (self.random.below(3), self.known(Kind::File));
+        let flags = self.random.of(&[0, 0, 1 | APPENDING, READ_WRITE]);
+        format!("op('hold', {slot}, {}, {});", quoted(&path), octal(flags))
+    }
+
+    fn held(&mut self) -> String {
+        let (slot, byte) = (self.random.below(3), self.byte());
+        let (mode, (user, group)) = (self.random.of(&MODES), self.random.of(&OWNERS));
+        match self.random.below(6) {
+            0 => format!("op('release', {slot});"),
+            1 => format!("op('held_read', {slot});"),
+            2 => format!("op('held_truncate', {slot}, 100);"),
+            3 => format!("op('held_chmod', {slot}, {});", octal(mode)),
+            4 => format!("op('held_chown', {slot}, {user}, {group});"),
+            _ => format!("op('held_write', {slot}, 12, {byte});"),
+        }
+    }
+
+    // ---- attributes ----
+
+    /// Any entry, and now and then /t or the root of the image.
+    fn any_or_root(&mut self) -> Path {
+        match self.random.below(16) {
+            0 => b"/".to_vec(),
+            1 => b"/t".to_vec(),
+            _ => self.any(),
+        }
+    }
+
+    fn chmod(&mut self) -> String {
+        let (path, mode) = (self.any_or_root(), self.random.of(&MODES));
+        format!("op('chmod', {}, {});", quoted(&path), octal(mode))
+    }
+
+    fn chown(&mut self) -> String {
+        let (path, (user, group)) = (self.any_or_root(), self.random.of(&OWNERS));
+        let op = self.random.of(&["chown", "lchown"]);
+        format!("op('{op}', {}, {user}, {group});", quoted(&path))
+    }
+
+    fn times(&mut self) -> String {
+        let path = self.any_or_root();
+        let seconds = self.random.of(&[-300_000_000, 0, 1_000_000_000, 10_000_000_000_i64]);
+        let fraction = self.random.of(&[0, 1, 123_456_789, (1 << 30) - 1]);
+        format!("op('times', {}, {seconds}, {fraction});", quoted(&path))
+    }
+
+    /// Small values: a file with several names and full attributes cannot be copied up, nor a directory renamed.
+    fn setxattr(&mut self) -> String {
+        let (path, name) = (self.any_or_root(), self.random.of(&ATTRIBUTES));
+        let value = self.random.of(&["", "y", "/t/a", "value", "0123456789012345678901234567890123456789"]);
+        let flags = self.random.of(&[0, 0, 1, 2]);
+        format!("op('setxattr', {}, '{name}', '{value}', {flags});", quoted(&path))
+    }
+
+    fn image_xattr(&mut self) -> String {
+        let (path, name) = (self.any(), self.random.of(&IMAGE_ATTRIBUTES));
+        format!("op('setxattr', {}, '{name}', 'image', 0);", quoted(&path))
+    }
+
+    fn removexattr(&mut self) -> String {
+        let (path, name) = (self.any_or_root(), self.random.of(&ATTRIBUTES));
+        format!("op('removexattr', {}, '{name}');", quoted(&path))
+    }
+
+    fn acl(&mut self) -> String {
+        let (path, kind) = (self.any_or_root(), self.random.of(&["access", "default"]));
+        let (user, bits) = (self.random.of(&[1, 1000]), self.random.below(8));
+        format!("op('acl', {}, '{kind}', {user}, {bits});", quoted(&path))
+    }
+
+    fn remove_acl(&mut self) -> String {
+        let (path, kind) = (self.any_or_root(), self.random.of(&["access", "default"]));
+        format!("op('removexattr', {}, 'system.posix_acl_{kind}');", quoted(&path))
+    }
+
+    /// Never without `d`, `D`, `T`: a file that was copied up does not show them, so that nobody can tell.
+    fn chattr(&mut self) -> String {
+        let path = self.any_or_root();
+        let (add, drop) = self.random.of(&[
+            (IMMUTABLE, 0),
+            (0, IMMUTABLE),
+            (0, IMMUTABLE),
+            (APPEND, 0),
+            (0, APPEND),
+            (0, IMMUTABLE | APPEND),
+        ]);
+        format!("op('chattr', {}, {add:#x}, {drop:#x});", quoted(&path))
+    }
+
+    // ---- what a program sees ----
+
+    fn read(&mut self) -> String {
+        let path = self.known(Kind::File);
+        format!("op('read', {});", quoted(&path))
+    }
+
+    fn list(&mut self) -> String {
+        let path = self.directory();
+        format!("op('list', {});", quoted(&path))
+    }
+
+    fn stat(&mut self) -> String {
+        let path = self.any();
+        format!("op('stat', {});", quoted(&path))
+    }
+
+    fn readlink(&mut self) -> String {
+        let path = self.known(Kind::Link);
+        format!("op('readlink', {});", quoted(&path))
+    }
+
+    fn xattrs(&mut self) -> String {
+        let path = self.any_or_root();
+        format!("op('xattrs', {});", quoted(&path))
+    }
+}
+
+fn joined(directory: &[u8], name: &[u8]) -> Path {
+    if directory == b"." { name.to_vec() } else { [directory, b"/", name].concat() }
+}
+
+fn octal(number: u32) -> String {
+    format!("0{number:o}")
+}
+
+/// A perl string; what is not a plain letter as its number.
+fn quoted(path: &[u8]) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"./_-".contains(&byte);
+    let text = |byte: &u8| if plain(*byte) { char::from(*byte).to_string() } else { format!("\\x{byte:02x}") };
+    format!("\"{}\"", path.iter().map(text).collect::<String>())
+}
