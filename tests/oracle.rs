@@ -9,14 +9,14 @@ mod generate;
 mod support;
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use generate::Program;
+use generate::{END, FAIL, Program, Way};
 use support::{Field, shell, stderr, stdout, tree};
 
 /// In an ordinary test run. The long form says its own in DROPCLOTH_ORACLE_SEEDS, as FIRST..END.
@@ -35,6 +35,7 @@ fn constants() -> String {
         ("read", libc::SYS_read),
         ("fallocate", libc::SYS_fallocate),
         ("linkat", libc::SYS_linkat),
+        ("copy_file_range", libc::SYS_copy_file_range),
         ("mknodat", libc::SYS_mknodat),
         ("fchownat", libc::SYS_fchownat),
         ("utimensat", libc::SYS_utimensat),
@@ -71,14 +72,36 @@ fn base() -> &'static Path {
     directory.path()
 }
 
+/// A copy of it with the program's tree, and a script for each step.
 fn field(program: &Program) -> Field {
     let field = Field::of(&base().join("root"));
     let age = [String::from("age('/');")];
     std::fs::write(field.root.join("tree.pl"), script(&[&program.tree, &age, &program.flags])).unwrap();
-    std::fs::write(field.root.join("step.pl"), script(&[&program.steps])).unwrap();
+    for (number, part) in parts(program).iter().enumerate() {
+        let end = [String::from(if part.fails { "exit 9;" } else { "exit 0;" })];
+        std::fs::write(field.root.join(step_name(number)), script(&[part.lines, &end])).unwrap();
+    }
     let made = in_chroot(&field.root, "/tree.pl");
     assert!(made.status.success(), "{}", stderr(&made));
     field
+}
+
+fn step_name(number: usize) -> String {
+    format!("step{number}.pl")
+}
+
+struct Part<'a> {
+    lines: &'a [String],
+    fails: bool,
+}
+
+fn parts(program: &Program) -> Vec<Part<'_>> {
+    let ends = |line: &String| line == END || line == FAIL;
+    let parts = program.steps.split_inclusive(ends).map(|lines| match lines.split_last() {
+        Some((last, rest)) if ends(last) => Part { lines: rest, fails: last == FAIL },
+        _ => Part { lines, fails: false },
+    });
+    parts.collect()
 }
 
 fn now() -> i64 {
@@ -98,13 +121,18 @@ fn in_chroot(root: &Path, script: &str) -> Output {
 fn differences(program: &Program) -> Vec<String> {
     let (mut plain, mut step) = (field(program), field(program));
     let start = now();
-    let expected = in_chroot(&plain.root, "/step.pl");
-    let options = ["--cap-add", "LINUX_IMMUTABLE", "--cap-add", "SYS_ADMIN", "--env", "LC_ALL=C"];
-    let output = step.run_command(&options, &["/bin/perl", "/step.pl"]);
-    if std::env::var_os("DROPCLOTH_ORACLE_SHOW").is_some() {
-        println!("{}", stdout(&expected));
+    let mut found = Vec::new();
+    begin(program, &step, &mut found);
+    for (number, part) in parts(program).iter().enumerate() {
+        let script = format!("/{}", step_name(number));
+        let output = in_step(program, &step, &script);
+        if part.fails {
+            found.extend((output.status.code() != Some(9)).then(|| format!("step: {}", stderr(&output))));
+        } else {
+            found.extend(said_differently(&in_chroot(&plain.root, &script), &output));
+        }
     }
-    let mut found = said_differently(&expected, &output);
+    end(program, &step, &mut found);
     let [left, right] = [&plain, &step].map(|field| field.snapshot().clock_times_alike(start));
     found.extend(tree::diff(&left, &right).into_iter().take(20));
     plain.forget_leaks();
@@ -112,6 +140,44 @@ fn differences(program: &Program) -> Vec<String> {
         step.forget_leaks();
     }
     found
+}
+
+fn begin(program: &Program, step: &Field, found: &mut Vec<String>) {
+    if program.way == Way::Steps {
+        succeed(step, &["begin", "./rootfs", "--name", "build"], found);
+    }
+}
+
+fn end(program: &Program, step: &Field, found: &mut Vec<String>) {
+    if program.way == Way::Steps {
+        succeed(step, &["commit", "build"], found);
+    }
+}
+
+fn succeed(step: &Field, arguments: &[&str], found: &mut Vec<String>) {
+    let output = step.dropcloth(arguments).output().unwrap();
+    if !output.status.success() {
+        found.push(format!("{}: {}", arguments.join(" "), stderr(&output)));
+    }
+}
+
+fn in_step(program: &Program, step: &Field, script: &str) -> Output {
+    let options = ["--cap-add", "LINUX_IMMUTABLE", "--cap-add", "SYS_ADMIN", "--env", "LC_ALL=C"];
+    let scratch = scratch();
+    let (place, root) = match program.way {
+        Way::Run => (vec![], vec!["./rootfs"]),
+        Way::Scratch => (vec!["--scratch", scratch.to_str().unwrap()], vec!["./rootfs"]),
+        Way::Steps => (vec!["--in", "build"], vec![]),
+    };
+    let words = ["run"].iter().chain(&options).chain(&place).chain(&root).chain(&["--", "/bin/perl"]).copied();
+    step.dropcloth(words.chain([script])).output().unwrap()
+}
+
+/// In memory, which is another file system than that of the tests.
+fn scratch() -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    PathBuf::from(format!("/dev/shm/dropcloth-oracle-{}-{number}", std::process::id()))
 }
 
 fn said_differently(expected: &Output, output: &Output) -> Vec<String> {
@@ -172,9 +238,9 @@ fn indented(lines: &[String]) -> String {
 
 fn report(seed: u64, found: &[String], small: Option<&Program>) -> String {
     let mut text = format!("seed {seed} (again: scripts/oracle {seed} 1), from chroot to step:\n{}", indented(found));
-    if let Some(Program { tree, flags, steps }) = small {
+    if let Some(Program { tree, flags, steps, way }) = small {
         text += &format!("  tree:\n{}{}", indented(tree), indented(flags));
-        text += &format!("  program:\n{}", indented(steps));
+        text += &format!("  program ({way:?}):\n{}", indented(steps));
         text += &format!("  leaves:\n{}", indented(&differences(small.expect("it is there"))));
     }
     text

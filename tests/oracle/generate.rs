@@ -9,8 +9,24 @@ pub struct Program {
     pub tree: Vec<String>,
     /// Set flags in it, after its times: some of them forbid any other change.
     pub flags: Vec<String>,
-    /// What the step does.
+    /// What the step does. In it, END ends a step of several, and FAIL one that fails.
     pub steps: Vec<String>,
+    pub way: Way,
+}
+
+/// Lines that are no perl.
+pub const END: &str = "# a step ends";
+pub const FAIL: &str = "# a step fails";
+
+/// How the program's changes come into the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// `dropcloth run`.
+    Run,
+    /// `dropcloth begin`, `run --in` for each step, and `commit`.
+    Steps,
+    /// `dropcloth run --scratch`, on another file system.
+    Scratch,
 }
 
 pub fn program(seed: u64) -> Program {
@@ -18,7 +34,7 @@ pub fn program(seed: u64) -> Program {
     let tree = world.tree();
     let flags = world.flags();
     let steps = world.steps();
-    Program { tree, flags, steps }
+    Program { tree, flags, steps, way: world.way }
 }
 
 /// splitmix64, of which a few lines are a whole generator.
@@ -62,6 +78,7 @@ struct World {
     paths: BTreeMap<Path, Kind>,
     /// Which of the groups of operations this program prefers.
     taste: usize,
+    way: Way,
 }
 
 /// Few and simple, so that names are used again; the others now and then.
@@ -78,6 +95,7 @@ const ODD_NAMES: [&[u8]; 10] = [
     b"\x01\x7f",
     &[b'n'; 255],
 ];
+const FLAGGED_NAMES: [&[u8]; 3] = [b"F1", b"F2", b"F3"];
 const ATTRIBUTES: [&str; 9] = [
     "user.a",
     "user.b",
@@ -92,7 +110,7 @@ const ATTRIBUTES: [&str; 9] = [
 /// Those of an image: what has overlayfs's own names there is hidden from a step, so that nothing can be done to it.
 const IMAGE_ATTRIBUTES: [&str; 6] =
     ["user.a", "user.b", "trusted.a", "trusted.b", "security.a", "trusted.overlay.image"];
-const MODES: [u32; 10] = [0o644, 0o600, 0o755, 0o700, 0, 0o4755, 0o2775, 0o1777, 0o6711, 0o444];
+const MODES: [u32; 10] = [0o644, 0o600, 0o755, 0o700, 0, 0o4755, 0o2775, 0o1777, 0o6777, 0o444];
 const OWNERS: [(u32, u32); 4] = [(0, 0), (1000, 1000), (3, 4), (0, 1000)];
 
 // ioctl_iflags(2)
@@ -101,6 +119,8 @@ const IMMUTABLE: u32 = 0x10;
 const APPEND: u32 = 0x20;
 const NO_DUMP: u32 = 0x40;
 const NO_ATIME: u32 = 0x80;
+const DIR_SYNC: u32 = 0x1_0000;
+const TOP_DIR: u32 = 0x2_0000;
 
 /// The same on all Linux of README's table.
 const CREATE: u32 = 0o100;
@@ -119,6 +139,8 @@ const GROUPS: [&[(usize, Maker)]; 5] = [
         (2, World::swap_in),
         (1, World::no_replace),
         (2, World::rename_directory),
+        (1, World::pour),
+        (1, World::inside),
     ],
     &[
         (4, World::write),
@@ -131,6 +153,7 @@ const GROUPS: [&[(usize, Maker)]; 5] = [
         (1, World::tmpfile),
         (1, World::hold),
         (3, World::held),
+        (1, World::copy),
     ],
     &[
         (3, World::mkdir),
@@ -141,6 +164,8 @@ const GROUPS: [&[(usize, Maker)]; 5] = [
         (2, World::remove),
         (1, World::rmdir),
         (3, World::create),
+        (1, World::inside),
+        (1, World::deep),
     ],
     &[(4, World::link), (2, World::write), (2, World::unlink), (2, World::rename), (1, World::chmod)],
     &[
@@ -152,6 +177,9 @@ const GROUPS: [&[(usize, Maker)]; 5] = [
         (2, World::acl),
         (1, World::remove_acl),
         (2, World::chattr),
+        (1, World::capability),
+        (1, World::each),
+        (1, World::project),
     ],
 ];
 const OBSERVERS: &[(usize, Maker)] =
@@ -161,7 +189,17 @@ impl World {
     fn new(seed: u64) -> World {
         let mut random = Random(seed);
         let taste = random.below(GROUPS.len() + 1);
-        World { random, paths: BTreeMap::new(), taste }
+        let way = match random.below(8) {
+            0..5 => Way::Run,
+            5..7 => Way::Steps,
+            _ => Way::Scratch,
+        };
+        World { random, paths: BTreeMap::new(), taste, way }
+    }
+
+    /// tmpfs, on which the scratch directory is, has no such flag: what has it cannot be copied up there.
+    fn sync(&self) -> u32 {
+        if self.way == Way::Scratch { NO_DUMP } else { SYNC }
     }
 
     // ---- the image ----
@@ -169,19 +207,16 @@ impl World {
     fn tree(&mut self) -> Vec<String> {
         let mut lines = vec!["op('chmod', '.', 0755);".to_owned()];
         for _ in 0..3 + self.random.below(6) {
-            let path = self.fresh();
-            let mode = self.random.of(&[0o755, 0o755, 0o700, 0o1777, 0o2775]);
-            lines.push(self.made(Kind::Directory, path, "mkdir", &octal(mode)));
+            lines.push(self.mkdir());
         }
         for _ in 0..5 + self.random.below(25) {
-            let line = self.initial();
-            lines.push(line);
+            lines.push(self.initial());
         }
-        lines
+        lines.iter().flat_map(|line| line.lines()).map(str::to_owned).collect()
     }
 
     fn initial(&mut self) -> String {
-        match self.random.below(20) {
+        match self.random.below(22) {
             0..3 => self.mkdir(),
             3..9 => self.create(),
             9..12 => self.link(),
@@ -192,15 +227,28 @@ impl World {
             16 => self.acl(),
             17 => self.chown(),
             18 => self.chmod(),
+            19 => self.flagged_directory(),
+            20 => self.capability(),
             _ => self.write_sparse(),
         }
     }
 
     /// New entries get the flags of their directory; the names of these begin with F (see the interpreter).
+    fn flagged_directory(&mut self) -> String {
+        let path = joined(&self.known_or_top(), self.random.of(&FLAGGED_NAMES));
+        let sync = self.sync();
+        let flags =
+            self.random.of(&[NO_DUMP, NO_ATIME, sync, DIR_SYNC, NO_DUMP | NO_ATIME, TOP_DIR, NO_DUMP | DIR_SYNC]);
+        let chattr = format!("op('chattr', {}, {flags:#x}, 0);", quoted(&path));
+        format!("{}\n{chattr}", self.made(Kind::Directory, path, "mkdir", "0755"))
+    }
+
+    /// Immutable and append-only ones, and files with flags that do not come from their directory.
     fn flags(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         for _ in 0..self.random.below(6) {
-            let flags = self.random.of(&[NO_DUMP, NO_ATIME, SYNC, NO_DUMP | NO_ATIME, IMMUTABLE, APPEND, NO_DUMP]);
+            let sync = self.sync();
+            let flags = self.random.of(&[NO_DUMP, NO_ATIME, sync, NO_DUMP | NO_ATIME, IMMUTABLE, APPEND, NO_DUMP]);
             let path = if flags & (IMMUTABLE | APPEND) != 0 { self.any() } else { self.known(Kind::File) };
             lines.push(format!("op('chattr', {}, {flags:#x}, 0);", quoted(&path)));
         }
@@ -212,7 +260,20 @@ impl World {
     fn steps(&mut self) -> Vec<String> {
         let many = if self.random.one_in(4) { 60 } else { 20 };
         let count = 2 + self.random.below(many);
-        (0..count).flat_map(|_| self.step().lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+        let mut steps = Vec::new();
+        let mut start = self.paths.clone();
+        for _ in 0..count {
+            steps.extend(self.step().lines().map(str::to_owned));
+            if self.way == Way::Steps && self.random.one_in(6) {
+                let fails = self.random.one_in(3);
+                steps.push(if fails { FAIL } else { END }.to_owned());
+                if fails {
+                    self.paths = start
+                }
+                start = self.paths.clone();
+            }
+        }
+        steps
     }
 
     fn step(&mut self) -> String {
@@ -222,8 +283,14 @@ impl World {
         // One taste is none.
         let any = self.taste == GROUPS.len() || self.random.one_in(3);
         let group = if any { self.random.below(GROUPS.len()) } else { self.taste };
+        let before = self.paths.clone();
         let line = self.one_of(GROUPS[group]);
-        if self.random.one_in(12) { line.replacen("op('", "op('as', 1000, '", 1) } else { line }
+        if !self.random.one_in(15) {
+            return line;
+        }
+        // Mostly that is refused.
+        self.paths = before;
+        line.replacen("op('", "op('as', 1000, '", 1)
     }
 
     fn one_of(&mut self, table: &[(usize, Maker)]) -> String {
@@ -250,11 +317,13 @@ impl World {
         if all.is_empty() { self.fresh() } else { all[self.random.below(all.len())].clone() }
     }
 
-    /// A directory to put something into: /t itself, one of it, now and then through a link.
+    /// A directory to put something into: /t itself, one of it, now and then through a link, or one beside the files that are
+    /// laid over the image.
     fn directory(&mut self) -> Path {
-        match self.random.below(8) {
-            0 => b".".to_vec(),
-            1 => self.known(Kind::Link),
+        match self.random.below(24) {
+            0..3 => b".".to_vec(),
+            3..5 => self.known(Kind::Link),
+            5 => self.random.of(&[&b"/etc"[..], b"/", b"/var/lib", b"/usr/bin"]).to_vec(),
             _ => self.known_or_top(),
         }
     }
@@ -286,26 +355,41 @@ impl World {
 
     fn made(&mut self, kind: Kind, path: Path, op: &str, rest: &str) -> String {
         let line = format!("op('{op}', {}, {rest});", quoted(&path));
-        self.paths.entry(path).or_insert(kind);
+        self.add(path, kind);
         line
     }
 
-    fn below(path: &Path) -> Path {
-        [path, &b"/"[..]].concat()
+    fn add(&mut self, path: Path, kind: Kind) {
+        if self.has_place(&path) {
+            self.paths.entry(path).or_insert(kind);
+        }
     }
 
-    fn forget(&mut self, path: &Path) -> Vec<(Path, Kind)> {
-        let below = World::below(path);
-        let gone = |p: &Path| p == path || p.starts_with(&below);
+    /// Whether the directory is there, as far as is known: what comes through a link is not followed.
+    fn has_place(&self, path: &[u8]) -> bool {
+        let Some(slash) = path.iter().rposition(|byte| *byte == b'/') else { return true };
+        path.starts_with(b"/") || self.paths.get(&path[..slash]) == Some(&Kind::Directory)
+    }
+
+    fn forget(&mut self, path: &[u8]) -> Vec<(Path, Kind)> {
+        let gone = |p: &Path| p == path || within(p, path);
         let all: Vec<(Path, Kind)> = self.paths.iter().filter(|(p, _)| gone(p)).map(|(p, k)| (p.clone(), *k)).collect();
         self.paths.retain(|p, _| !gone(p));
         all
     }
 
     fn moved(&mut self, from: &Path, to: &Path) {
-        if from == to || to.starts_with(&World::below(from)) {
+        let (old, new) = (self.paths.get(from), self.paths.get(to));
+        let directories = [old, new].map(|kind| kind == Some(&Kind::Directory));
+        let full = self.paths.keys().any(|path| within(path, to));
+        let mixed = new.is_some() && directories[0] != directories[1];
+        if old.is_none() || from == to || within(to, from) || full || mixed || !self.has_place(to) {
             return;
         }
+        self.carry(from, to);
+    }
+
+    fn carry(&mut self, from: &[u8], to: &[u8]) {
         let entries = self.forget(from);
         self.forget(to);
         self.paths.extend(entries.into_iter().map(|(path, kind)| ([to, &path[from.len()..]].concat(), kind)));
@@ -319,8 +403,61 @@ impl World {
     }
 
     fn rename_directory(&mut self) -> String {
-        let (from, to) = (self.known(Kind::Directory), self.target());
+        let (from, mut to) = (self.known(Kind::Directory), self.target());
+        if FLAGGED_NAMES.iter().any(|name| from.ends_with(name)) {
+            to = joined(&self.directory(), self.random.of(&FLAGGED_NAMES));
+        }
         self.rename_to(from, to)
+    }
+
+    fn pour(&mut self) -> String {
+        let (from, to) = (self.known_or_top(), self.known_or_top());
+        if from == b"." || within(&to, &from) {
+            return self.rename_directory();
+        }
+        let below: Vec<Path> = self.paths.keys().filter(|path| within(path, &from)).cloned().collect();
+        for path in below {
+            let name = path[from.len() + 1..].to_vec();
+            if !name.contains(&b'/') {
+                self.moved(&path, &joined(&to, &name));
+            }
+        }
+        format!("op('pour', {}, {});", quoted(&from), quoted(&to))
+    }
+
+    /// By a handle that was opened before the directory went elsewhere.
+    fn inside(&mut self) -> String {
+        let slot = self.random.of(&["'d1'", "'d2'"]);
+        let path = self.known_or_top();
+        if self.random.one_in(2) {
+            return format!("op('enter', {slot}, {});", quoted(&path));
+        }
+        let (name, size, byte) = (self.name(), self.size(), self.byte());
+        let name = quoted(name);
+        match self.random.below(5) {
+            0 => format!("op('inside', {slot}, 'write', {name}, {}, 0, {size}, {byte});", octal(1 | CREATE)),
+            1 => format!("op('inside', {slot}, 'mkdir', {name}, 0755);"),
+            2 => format!("op('inside', {slot}, 'remove', {name});"),
+            3 => format!("op('inside', {slot}, 'chmod', '.', 0711);"),
+            _ => format!("op('inside', {slot}, 'rename', {name}, {});", quoted(&self.fresh_from_top())),
+        }
+    }
+
+    fn fresh_from_top(&mut self) -> Path {
+        let path = self.fresh();
+        if path.starts_with(b"/") { path } else { [&b"/t/"[..], &path].concat() }
+    }
+
+    /// A few directories in each other, and a file.
+    fn deep(&mut self) -> String {
+        let mut path = self.fresh();
+        let mut lines = Vec::new();
+        for _ in 0..2 + self.random.below(3) {
+            lines.push(self.made(Kind::Directory, path.clone(), "mkdir", "0755"));
+            path = joined(&path, self.random.of(&NAMES));
+        }
+        lines.push(self.made(Kind::File, path, "write", &format!("{}, 0, 10, 120", octal(1 | CREATE))));
+        lines.join("\n")
     }
 
     fn rename_to(&mut self, from: Path, to: Path) -> String {
@@ -330,10 +467,11 @@ impl World {
 
     fn exchange(&mut self) -> String {
         let (one, other) = (self.any(), self.any());
-        let aside = b"\0".to_vec();
-        self.moved(&one, &aside);
-        self.moved(&other, &one);
-        self.moved(&aside, &other);
+        if one != other && !within(&one, &other) && !within(&other, &one) {
+            self.carry(&one, b"\0");
+            self.carry(&other, &one);
+            self.carry(b"\0", &other);
+        }
         format!("op('renameat2', {}, {}, 2);", quoted(&one), quoted(&other))
     }
 
@@ -361,7 +499,7 @@ impl World {
         let from = if self.random.one_in(6) { self.any() } else { self.known(Kind::File) };
         let to = self.fresh();
         let kind = self.paths.get(&from).copied().unwrap_or(Kind::File);
-        self.paths.entry(to.clone()).or_insert(kind);
+        self.add(to.clone(), kind);
         format!("op('link', {}, {});", quoted(&from), quoted(&to))
     }
 
@@ -379,7 +517,7 @@ impl World {
             _ => [&b"/t/"[..], &self.known(Kind::Directory)].concat(),
         };
         let line = format!("op('symlink', {}, {});", quoted(&target), quoted(&path));
-        self.paths.entry(path).or_insert(Kind::Link);
+        self.add(path, Kind::Link);
         line
     }
 
@@ -395,7 +533,7 @@ impl World {
     fn socket(&mut self) -> String {
         let path = self.fresh();
         let line = format!("op('socket', {});", quoted(&path));
-        self.paths.entry(path).or_insert(Kind::Other);
+        self.add(path, Kind::Other);
         line
     }
 
@@ -487,8 +625,14 @@ impl World {
     fn tmpfile(&mut self) -> String {
         let (directory, path, size) = (self.directory(), self.fresh(), self.size());
         let line = format!("op('tmpfile', {}, {}, {size});", quoted(&directory), quoted(&path));
-        self.paths.entry(path).or_insert(Kind::File);
+        self.add(path, Kind::File);
         line
+    }
+
+    fn copy(&mut self) -> String {
+        let (from, to, size) = (self.known(Kind::File), self.target(), self.size());
+        self.add(to.clone(), Kind::File);
+        format!("op('copy', {}, {}, {size});", quoted(&from), quoted(&to))
     }
 
     fn hold(&mut self) -> String {
@@ -514,9 +658,10 @@ impl World {
 
     /// Any entry, and now and then /t or the root of the image.
     fn any_or_root(&mut self) -> Path {
-        match self.random.below(16) {
+        match self.random.below(20) {
             0 => b"/".to_vec(),
             1 => b"/t".to_vec(),
+            2 => b"/etc".to_vec(),
             _ => self.any(),
         }
     }
@@ -571,6 +716,7 @@ impl World {
     /// Never without `d`, `D`, `T`: a file that was copied up does not show them, so that nobody can tell.
     fn chattr(&mut self) -> String {
         let path = self.any_or_root();
+        let sync = self.sync();
         let (add, drop) = self.random.of(&[
             (IMMUTABLE, 0),
             (0, IMMUTABLE),
@@ -578,8 +724,32 @@ impl World {
             (APPEND, 0),
             (0, APPEND),
             (0, IMMUTABLE | APPEND),
+            (NO_ATIME, 0),
+            (sync, 0),
+            (NO_DUMP, 0),
         ]);
         format!("op('chattr', {}, {add:#x}, {drop:#x});", quoted(&path))
+    }
+
+    fn capability(&mut self) -> String {
+        let path = self.known(Kind::File);
+        format!("op('capability', {});", quoted(&path))
+    }
+
+    fn project(&mut self) -> String {
+        let path = self.any();
+        format!("op('project', {}, {});", quoted(&path), self.random.below(3))
+    }
+
+    fn each(&mut self) -> String {
+        let path = quoted(&self.known_or_top());
+        match self.random.below(5) {
+            0 => format!("op('each', {path}, 'chmod', 0711);"),
+            1 => format!("op('each', {path}, 'lchown', 3, 4);"),
+            2 => format!("op('each', {path}, 'times', 1000000000, 0);"),
+            3 => format!("op('each', {path}, 'setxattr', 'trusted.each', 'x', 0);"),
+            _ => format!("op('each', {path}, 'write', 02001, 0, 3, 122);"),
+        }
     }
 
     // ---- what a program sees ----
@@ -608,6 +778,10 @@ impl World {
         let path = self.any_or_root();
         format!("op('xattrs', {});", quoted(&path))
     }
+}
+
+fn within(path: &[u8], directory: &[u8]) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.starts_with(b"/"))
 }
 
 fn joined(directory: &[u8], name: &[u8]) -> Path {

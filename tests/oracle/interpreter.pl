@@ -236,6 +236,54 @@ sub nameless {
     held_truncate => sub { return nameless($_[0]) || ok(truncate $held{$_[0]}[0], $_[1]) },
     held_chmod => sub { return nameless($_[0]) || ok(chmod $_[1], $held{$_[0]}[0]) },
     held_chown => sub { return nameless($_[0]) || ok(chown $_[1], $_[2], $held{$_[0]}[0]) },
+    capability => sub {
+        my ($path) = @_;
+        my $value = pack 'L5', 0x02000001, 1 << 13, 0, 0, 0;
+        return known(sys('lsetxattr', $path, 'security.capability', $value, length $value, 0));
+    },
+    project => sub {
+        my ($path, $id) = @_;
+        return 'skip' unless !-l $path && (-f _ || -d _);
+        sysopen(my $file, $path, $c{O_NONBLOCK}) or return;
+        my $value = pack 'x28';
+        ioctl($file, 0x801c581f, $value) or return;
+        substr $value, 12, 4, pack 'L', $id;
+        return ok(ioctl $file, 0x401c5820, $value);
+    },
+    copy => sub {
+        my ($from, $to, $size) = @_;
+        return 'skip' if closed($from) || closed($to);
+        sysopen(my $in, $from, $c{O_NONBLOCK}) or return;
+        sysopen(my $out, $to, 1 | 0100, 0666) or return;
+        return known(sys('copy_file_range', fileno $in, 0, fileno $out, 0, $size, 0));
+    },
+    # Everything below a directory, itself included: an operation whose first argument is the path.
+    each => sub {
+        my ($path, $name, @args) = @_;
+        return join ' ', map { my $said = $op{$name}->($_, @args); defined $said ? $said : $! + 0 } below($path, 60);
+    },
+    # All that is in a directory goes to another, as `mv a/* b/` does it.
+    pour => sub {
+        my ($from, $to) = @_;
+        my $names = names($from) or return;
+        return join ' ', map { $op{rename}->("$from/$_", "$to/$_") || $! + 0 } @$names;
+    },
+    # In a directory that may have been moved or removed by now.
+    enter => sub {
+        my ($slot, $path) = @_;
+        sysopen(my $directory, $path, $c{O_DIRECTORY}) or return;
+        $held{$slot} = [$directory, $path];
+        return 'ok';
+    },
+    inside => sub {
+        my ($slot, $name, @args) = @_;
+        my ($directory) = @{$held{$slot} || []} or return 'no slot';
+        chdir $directory or return;
+        my $result = $op{$name}->(@args);
+        $result = "errno $!" unless defined $result;
+        chdir '/t' or die "/t: $!";
+        return "$name $result";
+    },
     # Another user does it, as some programs do.
     as => sub {
         my ($id, $name, @args) = @_;
@@ -262,6 +310,15 @@ sub xattr {
     my $buffer = "\0" x 65536;
     my $size = sys('lgetxattr', $path, $name, $buffer, length $buffer);
     return defined $size ? substr($buffer, 0, $size) : undef;
+}
+
+sub below {
+    my ($path, $most) = @_;
+    my @found = ($path);
+    for (my $at = 0; $at < @found && @found < $most; $at++) {
+        push @found, map { "$found[$at]/$_" } @{names($found[$at]) || []} if directory($found[$at]);
+    }
+    return @found;
 }
 
 # rm -rf, in an order that no readdir() gives. Returns how many entries would not go.
