@@ -75,11 +75,15 @@ fn base() -> &'static Path {
 /// A copy of it with the program's tree, and a script for each step.
 fn field(program: &Program) -> Field {
     let field = Field::of(&base().join("root"));
+    if program.giving {
+        shell("chgrp 4 .; chmod g+s .; setfacl -d -m u:1:rwx .; chattr +dA .", field.path());
+    }
     let age = [String::from("age('/');")];
+    let made = [String::from("$made = 1;")];
     std::fs::write(field.root.join("tree.pl"), script(&[&program.tree, &age, &program.flags])).unwrap();
     for (number, part) in parts(program).iter().enumerate() {
         let end = [String::from(if part.fails { "exit 9;" } else { "exit 0;" })];
-        std::fs::write(field.root.join(step_name(number)), script(&[part.lines, &end])).unwrap();
+        std::fs::write(field.root.join(step_name(number)), script(&[&made, part.lines, &end])).unwrap();
     }
     let made = in_chroot(&field.root, "/tree.pl");
     assert!(made.status.success(), "{}", stderr(&made));
@@ -238,9 +242,9 @@ fn indented(lines: &[String]) -> String {
 
 fn report(seed: u64, found: &[String], small: Option<&Program>) -> String {
     let mut text = format!("seed {seed} (again: scripts/oracle {seed} 1), from chroot to step:\n{}", indented(found));
-    if let Some(Program { tree, flags, steps, way }) = small {
+    if let Some(Program { tree, flags, steps, way, giving }) = small {
         text += &format!("  tree:\n{}{}", indented(tree), indented(flags));
-        text += &format!("  program ({way:?}):\n{}", indented(steps));
+        text += &format!("  program ({way:?}, giving: {giving}):\n{}", indented(steps));
         text += &format!("  leaves:\n{}", indented(&differences(small.expect("it is there"))));
     }
     text

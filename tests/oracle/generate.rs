@@ -12,6 +12,8 @@ pub struct Program {
     /// What the step does. In it, END ends a step of several, and FAIL one that fails.
     pub steps: Vec<String>,
     pub way: Way,
+    /// The directory that the image is in gives attributes to what is made in it.
+    pub giving: bool,
 }
 
 /// Lines that are no perl.
@@ -34,7 +36,8 @@ pub fn program(seed: u64) -> Program {
     let tree = world.tree();
     let flags = world.flags();
     let steps = world.steps();
-    Program { tree, flags, steps, way: world.way }
+    let giving = world.random.one_in(6);
+    Program { tree, flags, steps, way: world.way, giving }
 }
 
 /// splitmix64, of which a few lines are a whole generator.
@@ -197,9 +200,10 @@ impl World {
         World { random, paths: BTreeMap::new(), taste, way }
     }
 
-    /// tmpfs, on which the scratch directory is, has no such flag: what has it cannot be copied up there.
-    fn sync(&self) -> u32 {
-        if self.way == Way::Scratch { NO_DUMP } else { SYNC }
+    /// What is copied up to the scratch directory meets another file system, here tmpfs: it has not all flags, and cannot zero
+    /// a range, or copy one from the image.
+    fn elsewhere(&self) -> bool {
+        self.way == Way::Scratch
     }
 
     // ---- the image ----
@@ -236,7 +240,7 @@ impl World {
     /// New entries get the flags of their directory; the names of these begin with F (see the interpreter).
     fn flagged_directory(&mut self) -> String {
         let path = joined(&self.known_or_top(), self.random.of(&FLAGGED_NAMES));
-        let sync = self.sync();
+        let sync = if self.elsewhere() { NO_DUMP } else { SYNC };
         let flags =
             self.random.of(&[NO_DUMP, NO_ATIME, sync, DIR_SYNC, NO_DUMP | NO_ATIME, TOP_DIR, NO_DUMP | DIR_SYNC]);
         let chattr = format!("op('chattr', {}, {flags:#x}, 0);", quoted(&path));
@@ -247,7 +251,7 @@ impl World {
     fn flags(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         for _ in 0..self.random.below(6) {
-            let sync = self.sync();
+            let sync = if self.elsewhere() { NO_DUMP } else { SYNC };
             let flags = self.random.of(&[NO_DUMP, NO_ATIME, sync, NO_DUMP | NO_ATIME, IMMUTABLE, APPEND, NO_DUMP]);
             let path = if flags & (IMMUTABLE | APPEND) != 0 { self.any() } else { self.known(Kind::File) };
             lines.push(format!("op('chattr', {}, {flags:#x}, 0);", quoted(&path)));
@@ -607,7 +611,7 @@ impl World {
     fn fallocate(&mut self) -> String {
         let path = self.known(Kind::File);
         // Keep the size, punch a hole, zero a range; and without any, make it longer.
-        let mode = self.random.of(&[0, 1, 3, 0x10]);
+        let mode = self.random.of(if self.elsewhere() { &[0, 1, 3] } else { &[0, 1, 3, 0x10] });
         format!("op('fallocate', {}, {mode}, 100, 5000);", quoted(&path))
     }
 
@@ -630,6 +634,9 @@ impl World {
     }
 
     fn copy(&mut self) -> String {
+        if self.elsewhere() {
+            return self.write();
+        }
         let (from, to, size) = (self.known(Kind::File), self.target(), self.size());
         self.add(to.clone(), Kind::File);
         format!("op('copy', {}, {}, {size});", quoted(&from), quoted(&to))
@@ -715,8 +722,11 @@ impl World {
 
     /// Never without `d`, `D`, `T`: a file that was copied up does not show them, so that nobody can tell.
     fn chattr(&mut self) -> String {
+        if self.elsewhere() {
+            return self.chmod();
+        }
         let path = self.any_or_root();
-        let sync = self.sync();
+        let sync = if self.elsewhere() { NO_DUMP } else { SYNC };
         let (add, drop) = self.random.of(&[
             (IMMUTABLE, 0),
             (0, IMMUTABLE),
@@ -737,6 +747,9 @@ impl World {
     }
 
     fn project(&mut self) -> String {
+        if self.elsewhere() {
+            return self.chmod();
+        }
         let path = self.any();
         format!("op('project', {}, {});", quoted(&path), self.random.below(3))
     }
@@ -760,7 +773,7 @@ impl World {
     }
 
     fn list(&mut self) -> String {
-        let path = self.directory();
+        let path = self.known_or_top();
         format!("op('list', {});", quoted(&path))
     }
 
