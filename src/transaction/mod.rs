@@ -146,13 +146,20 @@ fn remove_begun(storage: &Path, name: &[u8]) {
 fn make_in_storage(storage: &Path, name: &[u8]) -> Result<OwnedFd> {
     const TRIES: usize = 100;
     for _ in 0..TRIES {
-        let base = open_storage(storage)?;
+        let base = match open_storage(storage) {
+            Err(error) if vanished(&error) => continue,
+            other => other?,
+        };
         match fs::mkdir(base.as_fd(), name, 0o700) {
             Err(error) if error.errno == libc::ENOENT => {}
             other => return Ok(other.map(|()| base)?),
         }
     }
     refuse(Fault::new(format!("{} vanishes as soon as it is made", storage.display())))
+}
+
+fn vanished(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<SysError>().is_some_and(|error| error.errno == libc::ENOENT)
 }
 
 /// Opens the directory that holds transactions, made with mode 0700 when it is missing.
