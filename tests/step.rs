@@ -5,9 +5,14 @@ mod support;
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use support::{Field, assert_code, stderr, stdout, tree};
+use support::{Field, assert_code, shell, stderr, stdout, tree};
+
+/// A minute early: the runs before it count.
+fn now() -> i64 {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap() - 60
+}
 
 #[test]
 fn a_step_that_changes_nothing_leaves_the_tree_as_it_was() {
@@ -391,6 +396,37 @@ fn this_machine_itself_can_be_tried_in_discard_mode_without_a_trace() {
     let refused = field.dropcloth(["run", "/", "--", "true"]).output().unwrap();
     assert_code(&refused, 125);
     assert!(stderr(&refused).contains("--mode discard"), "{}", stderr(&refused));
+}
+
+#[test]
+fn what_the_directory_around_the_image_gives_to_new_entries_does_not_reach_it() {
+    needs_root!();
+    let (plain, field) = (Field::small(), Field::small());
+    shell("chgrp 4 .; chmod g+s .; setfacl -d -m u:1:rwx .; chattr +dA .", field.path());
+    let script =
+        "rm /etc/group; echo x > /etc/group; chmod 700 /etc/passwd; mkdir -p /opt/a; echo > /opt/a/f; chmod 711 /var";
+    assert_code(&plain.run(&[], script), 0);
+    assert_code(&field.run(&[], script), 0);
+    let start = now();
+    let [left, right] = [&plain, &field].map(|field| field.snapshot().clock_times_alike(start));
+    tree::assert_same(&left, &right, "in a directory with a default ACL, flags and set-gid");
+}
+
+#[test]
+fn a_scratch_directory_elsewhere_keeps_what_the_root_of_the_image_gives_and_has() {
+    needs_root!();
+    let (plain, field) = (Field::small(), Field::small());
+    for field in [&plain, &field] {
+        shell("setfacl -d -m u:1:rwx .; chattr +dA .; touch -d 2001-01-01 .", &field.root);
+    }
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let scratch = memory.path().join("scratch");
+    let script = "rm /etc/group; echo x > /etc/group; chmod 700 /etc/passwd; touch /";
+    assert_code(&plain.run(&[], script), 0);
+    assert_code(&field.run(&["--scratch", scratch.to_str().unwrap()], script), 0);
+    let start = now();
+    let [left, right] = [&plain, &field].map(|field| field.snapshot().clock_times_alike(start));
+    tree::assert_same(&left, &right, "by copy");
 }
 
 #[test]

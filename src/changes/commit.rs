@@ -6,7 +6,7 @@ use super::leaks::{self, Needle, Remembered};
 use super::record::Record;
 use super::redo::Redo;
 use super::scan::Layers;
-use super::{Changes, copy, discard, replica};
+use super::{Changes, copy, discard, disinherit, replica};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Image;
 use crate::settings::{Backend, Leaks};
@@ -163,6 +163,8 @@ fn commit_moved(transaction: &Transaction, image: &Image) -> Result<()> {
             return Err(error);
         }
     };
+    // The new directory changed them, and the scan asks whether the step did.
+    fs::set_times_of(image.directory(), root_times).doing(doing)?;
     // Scanned again: inode numbers of the copies are what the records have to name.
     let (_, records) = scan_in(directory.as_fd(), &state, image.directory())?;
     let final_times = last_times(&records).unwrap_or(root_times);
@@ -181,6 +183,7 @@ fn last_times(records: &[Record]) -> Option<Times> {
 fn copy_over(transaction: &Transaction, image: &Image, name: &str) -> Result<OwnedFd> {
     fs::mkdir(image.directory(), name.as_bytes(), 0o700)?;
     let directory = fs::open_dir(image.directory(), name.as_bytes())?;
+    disinherit(directory.as_fd())?;
     for below in [&b"stage"[..], b"trash"] {
         fs::mkdir(directory.as_fd(), below, 0o700)?;
     }

@@ -25,6 +25,7 @@ use crate::image::Inside;
 use crate::settings::WhenChanged;
 
 pub use conflicts::{Stamp, stamp};
+pub use restore::disinherit;
 pub use scan::scan;
 
 /// What happened to one path.

@@ -14,6 +14,26 @@ use crate::image::Inside;
 use crate::sys::fs::Times;
 use crate::sys::{fs, handle, xattr};
 
+/// Takes from a directory of dropcloth's own what its parent gave it, so that nothing of that comes to what is made in it and
+/// moved into the image: default ACLs, inheritable flags, a project id, the group of a set-gid directory.
+pub fn disinherit(directory: BorrowedFd<'_>) -> Result<()> {
+    for acl in [&b"system.posix_acl_default"[..], b"system.posix_acl_access"] {
+        if xattr::get(directory, b"", acl)?.is_some() {
+            xattr::remove(directory, b"", acl)?;
+        }
+    }
+    fs::fchmod(directory, 0o700)?;
+    if let Some(flags) = fs::flags(directory)?
+        && flags & marks::INHERITED_FLAGS != 0
+    {
+        fs::set_flags(directory, flags & !marks::INHERITED_FLAGS)?;
+    }
+    if fs::project(directory) != 0 {
+        fs::set_project(directory, 0)?;
+    }
+    Ok(())
+}
+
 /// What a new entry gets from its directory; all zeros where that has nothing to give.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Inherited {

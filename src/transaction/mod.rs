@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode as FileMode, OFlags};
 
-use crate::changes::{self, discard};
+use crate::changes::{self, discard, disinherit};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::{Identity, Image};
 use crate::plan::Storage;
@@ -69,6 +69,7 @@ impl Transaction {
         let state = State { begun, ..state };
         let transaction = Transaction { directory, path: storage.join(name), _lock: lock, state };
         transaction.state.save(transaction.directory())?;
+        disinherit(transaction.directory())?;
         for name in DIRECTORIES {
             fs::mkdir(transaction.directory(), name, 0o700)?;
         }
