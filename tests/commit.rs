@@ -225,6 +225,14 @@ const ATTRIBUTES: &[Row] = &[
     ),
     ("the same on the root", "setfattr -n trusted.overlay.opaque -v y /"),
     ("those that the image had", "echo x >> x/own; mv x/own x/moved; chmod 711 x/owndir"),
+    (
+        "those that the image had on links and devices",
+        "touch -h -d '2002-02-02 00:00:00' sym; mv fifo d1/; chmod 600 cdev; ln l/s1 l/s9; chmod 600 l/c2",
+    ),
+    (
+        "those that look escaped in the image",
+        "echo x >> x/escaped; mv x/escaped d1/; chmod 711 x/escdir; setfattr -n trusted.overlay.new -v 1 x/escdir",
+    ),
     ("access ACLs", "setfacl -m u:1:rw file; setfacl -b acl/file; setfacl -m m::r d1/a; chmod 751 acl"),
     ("default ACLs", "setfacl -d -m u:1:rwx d1; echo n > d1/new; mkdir d1/newdir; setfacl -k acl; echo n > acl/after"),
     (
@@ -293,9 +301,9 @@ const ATTRIBUTES: &[Row] = &[
 const PREPARE: &str = r#"
 mknod -m 666 dev/null c 1 3; mknod -m 666 dev/zero c 1 5
 chmod 755 bin/renameat2; mkdir t; cd t
-mkdir -p d1/sub/deep d2/sub2 d3 empty empty2 l l2 x/owndir acl gid odd f deep
+mkdir -p d1/sub/deep d2/sub2 d3 empty empty2 l l2 x/owndir x/escdir acl gid odd f deep
 mkdir f/immdir f/immdir/sub f/appdir f/nodump-d f/top f/dirsync l/immdir
-for f in d1/a d1/b d1/sub/x d1/sub/y d1/sub/deep/z d2/c d2/sub2/w d3/d file plain suid sgid caps x/file x/full x/own \
+for f in d1/a d1/b d1/sub/x d1/sub/y d1/sub/deep/z d2/c d2/sub2/w d3/d file plain suid sgid caps x/file x/full x/own x/escaped \
     acl/file gid/file f/imm f/app f/nodump f/nodump2 f/noatime f/sync f/himm1 f/immdir/f f/immdir/sub/f f/immdir/sub/g \
     f/nodump-d/old l/h1 l/g1 l/d1 l/i1; do echo "$f" > "$f"; done
 ln l/h1 l/h2; ln l/h1 l2/h3; ln l/g1 l/g2; ln l/d1 l/d2; ln l/i1 l/immdir/i2; ln f/himm1 f/himm2
@@ -307,6 +315,8 @@ setcap cap_net_raw+ep caps
 setfattr -n user.a -v a x/file; setfattr -n trusted.b -v b x/file; setfattr -n user.dir -v d x; setfattr -n trusted.dir -v d x
 setfattr -n user.full -v "$(printf '%03000d' 7)" x/full
 setfattr -n trusted.overlay.own -v image x/own; setfattr -n trusted.overlay.own -v image x/owndir
+setfattr -h -n trusted.overlay.own -v image sym fifo cdev l/s1 l/c1
+setfattr -n trusted.overlay.overlay.own -v image x/escaped x/escdir
 setfacl -m u:1:rwx acl acl/file; setfacl -d -m u:2:rwx,g:3:r acl
 for n in "$(printf 'a\377b')" "$(printf 'new\nline')" 'back\slash' "$(printf '%0255d' 0)" ' ' 'a:b,c'; do echo x > "odd/$n"; done
 p=deep; i=0; while [ $i -lt 60 ]; do p=$p/e; i=$((i+1)); done; mkdir -p $p; echo f > deep/e/f

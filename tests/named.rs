@@ -6,7 +6,7 @@ mod support;
 use std::io::{BufRead, BufReader};
 use std::process::{Output, Stdio};
 
-use support::{Field, assert_code, stderr, stdout, tree};
+use support::{Field, assert_code, shell, stderr, stdout, tree};
 
 fn verb(field: &Field, arguments: &[&str]) -> Output {
     field.dropcloth(arguments).output().unwrap()
@@ -50,6 +50,30 @@ fn a_failed_step_is_taken_back_and_the_earlier_ones_stay() {
     assert!(text.ends_with("one\n"), "{text}");
     let inode = |name: &str| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(field.root.join(name)).unwrap());
     assert_eq!(inode("etc/hosts"), inode("etc/hosts.link"), "the hard link is kept");
+}
+
+#[test]
+fn attributes_and_flags_of_the_root_are_taken_back() {
+    needs_root!();
+    let field = Field::small();
+    ["setfattr", "chattr"].iter().for_each(|tool| support::install(tool, &field.root));
+    shell(
+        "setfattr -n trusted.kept -v 1 .; setfattr -n trusted.overlay.overlay.own -v image .; chattr +d .",
+        &field.root,
+    );
+    let before = field.snapshot();
+    assert_code(&verb(&field, &["begin", "./rootfs", "--name", "build"]), 0);
+    let script = "setfattr -n trusted.overlay.opaque -v y /; chattr +A /; chmod 700 /";
+    let step =
+        |script: &str| verb(&field, &["run", "--in", "build", "--cap-add", "SYS_ADMIN", "--", "sh", "-c", script]);
+    assert_code(&step(&format!("{script}; exit 9")), 9);
+    assert_code(&step("test -d /etc"), 0);
+    assert_code(&step("setfattr -n trusted.overlay.opaque -v y /"), 0);
+    assert_code(&step("setfattr -x trusted.overlay.opaque /; exit 9"), 9);
+    assert_code(&step("test -d /etc"), 0);
+    assert_code(&verb(&field, &["commit", "build"]), 0);
+    let lines = tree::diff(&before, &field.snapshot());
+    assert_eq!(lines, ["! \".\": xattr trusted.overlay.opaque none -> \"y\""]);
 }
 
 #[test]

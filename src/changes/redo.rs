@@ -260,7 +260,7 @@ impl<'a> Redo<'a> {
     fn meta(&mut self, at: &Inside, times: Times) -> Result<()> {
         let source = fs::open_dir_below(self.upper.as_fd(), at.bytes())?;
         let target = fs::open_dir_below(self.image, at.bytes())?;
-        copy_directory_attributes(source.as_fd(), target.as_fd(), self.prefix)?;
+        copy_directory_attributes(source.as_fd(), target.as_fd(), self.prefix, Escaped::Undone)?;
         let wanted = fs::flags(source.as_fd())?.unwrap_or(0);
         fs::set_times_of(target.as_fd(), times)?;
         if let Some(flags) = fs::flags(target.as_fd())? {
@@ -347,24 +347,35 @@ fn clear_protection(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<()> {
     unprotect(fs::open_read(directory, name)?.as_fd())
 }
 
-/// Owner, extended attributes (overlayfs's own aside, the step's unescaped) and mode, in the order in which none undoes another.
-pub fn copy_directory_attributes(source: BorrowedFd<'_>, target: BorrowedFd<'_>, prefix: Prefix) -> Result<()> {
+/// What becomes of the attributes that are escaped in the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Escaped {
+    /// They stay so: both directories are layers of an overlay.
+    Kept,
+    /// The target is the image, and gets those that the step set under their real names.
+    Undone,
+}
+
+/// Owner, extended attributes (overlayfs's own aside) and mode, in the order in which none undoes another.
+pub fn copy_directory_attributes(
+    source: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    prefix: Prefix,
+    escaped: Escaped,
+) -> Result<()> {
     let (from, to) = (fs::fstat(source)?, fs::fstat(target)?);
     unprotect(target)?;
     if (from.st_uid, from.st_gid) != (to.st_uid, to.st_gid) {
         fs::chown(target, b".", from.st_uid, from.st_gid)?;
     }
-    let mut wanted: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-    for name in xattr::list(source, b"")? {
-        let value = xattr::get(source, b"", &name)?.unwrap_or_default();
-        match prefix.read(&name) {
-            Attribute::Plain => drop(wanted.insert(name, value)),
-            Attribute::Escaped(real) => drop(wanted.insert(real, value)),
-            Attribute::Overlay => {}
-        }
-    }
+    let wanted = wanted_attributes(source, target, prefix, escaped)?;
     for name in xattr::list(target, b"")? {
-        if !wanted.contains_key(&name) && prefix.read(&name) == Attribute::Plain {
+        let ours = match prefix.read(&name) {
+            Attribute::Plain => true,
+            Attribute::Escaped(_) => escaped == Escaped::Kept,
+            Attribute::Overlay => false,
+        };
+        if ours && !wanted.contains_key(&name) {
             xattr::remove(target, b"", &name)?;
         }
     }
@@ -377,6 +388,27 @@ pub fn copy_directory_attributes(source: BorrowedFd<'_>, target: BorrowedFd<'_>,
         fs::fchmod(target, from.st_mode)?;
     }
     Ok(())
+}
+
+fn wanted_attributes(
+    source: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    prefix: Prefix,
+    escaped: Escaped,
+) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let mut wanted = BTreeMap::new();
+    for name in xattr::list(source, b"")? {
+        let value = xattr::get(source, b"", &name)?.unwrap_or_default();
+        match prefix.read(&name) {
+            Attribute::Plain => drop(wanted.insert(name, value)),
+            Attribute::Escaped(_) if escaped == Escaped::Kept => drop(wanted.insert(name, value)),
+            // The image's own, which looks escaped and was copied up as it is.
+            Attribute::Escaped(_) if xattr::get(target, b"", &name)?.as_ref() == Some(&value) => {}
+            Attribute::Escaped(real) => drop(wanted.insert(real, value)),
+            Attribute::Overlay => {}
+        }
+    }
+    Ok(wanted)
 }
 
 fn describe(record: &Record) -> String {

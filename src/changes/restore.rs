@@ -69,25 +69,27 @@ impl Scan<'_> {
     fn lost_by_overlay(&self, found: Found<'_>, inherited: Inherited) -> Result<(Restore, bool)> {
         let (set, overlaid) = self.escaped(found.upper, found.name)?;
         let kind = FileType::from_raw_mode(found.stat.st_mode);
-        if !matches!(kind, FileType::RegularFile | FileType::Directory) {
-            return Ok((Restore { set, ..Restore::default() }, overlaid));
-        }
         if overlaid
-            && kind == FileType::RegularFile
+            && kind != FileType::Directory
             && let Some(origin) = self.origin(found)?
         {
-            let mut restore = Restore { set, ..lost(origin.as_fd())? };
+            let mut restore = if kind == FileType::RegularFile { lost(origin.as_fd())? } else { Restore::default() };
+            restore.set = set;
             self.keep_foreign(origin.as_fd(), &mut restore)?;
             return Ok((restore, overlaid));
+        }
+        if !matches!(kind, FileType::RegularFile | FileType::Directory) {
+            return Ok((Restore { set, ..Restore::default() }, overlaid));
         }
         Ok((Restore { set, flags: inherited.flags, project: inherited.project, times: None }, overlaid))
     }
 
     /// The image's file that this one was copied up from, wherever the step has moved the copy.
     fn origin(&self, found: Found<'_>) -> Result<Option<OwnedFd>> {
+        let regular = FileType::from_raw_mode(found.stat.st_mode) == FileType::RegularFile;
         let value = xattr::get(found.upper, found.name, &self.layers.prefix.name("origin"))?.unwrap_or_default();
         match marks::handle(&value) {
-            Some((kind, bytes)) => Ok(handle::open(self.layers.image, kind, bytes)?),
+            Some((kind, bytes)) => Ok(handle::open(self.layers.image, kind, bytes, regular)?),
             None => Ok(None),
         }
     }
@@ -95,11 +97,17 @@ impl Scan<'_> {
     /// Attributes below overlayfs's prefix that the image's own file has: invisible to the step, and lost at copy-up.
     fn keep_foreign(&self, file: BorrowedFd<'_>, restore: &mut Restore) -> Result<()> {
         for attribute in xattr::list(file, b"")? {
+            let whose = self.layers.prefix.read(&attribute);
             let known = restore.set.0.iter().any(|(n, _)| n.0 == attribute);
-            if self.layers.prefix.read(&attribute) != Attribute::Plain && !known {
-                let value = xattr::get(file, b"", &attribute)?.unwrap_or_default();
-                restore.set.0.push((Hex(attribute), Hex(value)));
+            if whose == Attribute::Plain || known {
+                continue;
             }
+            let value = xattr::get(file, b"", &attribute)?.unwrap_or_default();
+            if let Attribute::Escaped(real) = whose {
+                // Copied up as it is: the step did not set it.
+                restore.set.0.retain(|(n, v)| (&n.0, &v.0) != (&real, &value));
+            }
+            restore.set.0.push((Hex(attribute), Hex(value)));
         }
         Ok(())
     }
@@ -138,19 +146,15 @@ impl Scan<'_> {
             return Ok(true);
         }
         let prefix = self.layers.prefix;
-        let plain = |fd: BorrowedFd<'_>, escaped: bool| -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+        let seen = |fd: BorrowedFd<'_>| -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
             let mut all = BTreeMap::new();
-            for name in xattr::list(fd, b"")? {
-                let kept = match prefix.read(&name) {
-                    Attribute::Plain => name.clone(),
-                    Attribute::Escaped(inner) if escaped => inner,
-                    _ => continue,
-                };
-                all.insert(kept, xattr::get(fd, b"", &name)?.unwrap_or_default());
+            for name in xattr::list(fd, b"")?.into_iter().filter(|name| prefix.read(name) != Attribute::Overlay) {
+                let value = xattr::get(fd, b"", &name)?.unwrap_or_default();
+                all.insert(name, value);
             }
             Ok(all)
         };
-        if plain(upper, true)? != plain(image, false)? {
+        if seen(upper)? != seen(image)? {
             return Ok(true);
         }
         let flags = |fd| -> Result<u32> { Ok(fs::flags(fd)?.unwrap_or(0)) };

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::changes::marks::Prefix;
-use crate::changes::redo::copy_directory_attributes;
+use crate::changes::redo::{Escaped, copy_directory_attributes};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::host::ids::{self, Maps};
 use crate::image::{Image, Inside};
@@ -113,7 +113,7 @@ enum Layer {
 /// Owner, mode, attributes, times and flags, the last because `i` forbids the rest.
 fn clone_directory(source: BorrowedFd<'_>, target: BorrowedFd<'_>, layer: Layer, prefix: Prefix) -> Result<()> {
     use crate::changes::marks::{COPIED_FLAGS, PROTECTED_FLAGS};
-    match copy_directory_attributes(source, target, prefix) {
+    match copy_directory_attributes(source, target, prefix, Escaped::Kept) {
         // An owner without a place in the user namespace: what is discarded can be shown without him.
         Err(error) if prefix == Prefix::User && Fault::errno(&error) == Some(libc::EINVAL) => {}
         other => other?,

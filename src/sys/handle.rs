@@ -39,15 +39,17 @@ pub fn of(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<Option<(u8, Vec<u
     }
 }
 
-/// Opens the file with this handle, for reading, on the file system of `mount`; `None` when there is none any more, or
-/// when the caller may not open by handle (it needs CAP_DAC_READ_SEARCH in the first user namespace).
-pub fn open(mount: BorrowedFd<'_>, kind: u8, bytes: &[u8]) -> SysResult<Option<OwnedFd>> {
+/// Opens the file with this handle on the file system of `mount`, a regular one for reading, another (a device may act when
+/// it is opened) for its attributes only; `None` when there is none any more, or when the caller may not open by handle (it
+/// needs CAP_DAC_READ_SEARCH in the first user namespace).
+pub fn open(mount: BorrowedFd<'_>, kind: u8, bytes: &[u8], regular: bool) -> SysResult<Option<OwnedFd>> {
     if bytes.len() > MAX_HANDLE {
         return Ok(None);
     }
     let mut handle = Handle { bytes: bytes.len() as libc::c_uint, kind: kind.into(), data: [0; MAX_HANDLE] };
     handle.data[..bytes.len()].copy_from_slice(bytes);
-    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let how = if regular { libc::O_RDONLY | libc::O_NONBLOCK } else { libc::O_PATH };
+    let flags = how | libc::O_NOFOLLOW | libc::O_CLOEXEC;
     // SAFETY: `handle` holds the number of bytes that its first field says and outlives the call, which only reads it.
     let result = unsafe { libc::syscall(libc::SYS_open_by_handle_at, mount.as_raw_fd(), &raw const handle, flags) };
     match check(result, || format!("open_by_handle_at([{}])", mount.as_raw_fd())) {

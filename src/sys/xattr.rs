@@ -7,18 +7,23 @@ use super::error::{Called, SysError, SysResult, quoted};
 // KERNEL(6.13): getxattrat(2) takes a directory handle and a name. Before, the only way to an entry that must not be opened
 // (fifo, device, symlink) is through the magic link of its directory; the l-calls do not follow the last component.
 fn path(directory: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
-    let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
+    let mut path = [&magic_link(directory)[..], b"/"].concat();
     path.extend_from_slice(if name.is_empty() { b"." } else { name });
     path
 }
 
+/// Leads to the open file itself, also to one that is a link or was opened for its path only (O_PATH), where the f-calls fail.
+fn magic_link(file: BorrowedFd<'_>) -> Vec<u8> {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into_bytes()
+}
+
 /// Names of all attributes that the caller may see. Without a name: of the open file itself.
 pub fn list(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<Vec<Vec<u8>>> {
-    let path = path(directory, name);
+    let (path, open) = (path(directory, name), magic_link(directory));
     let mut buffer = vec![0_u8; 1024];
     loop {
         let result = match name.is_empty() {
-            true => rustix::fs::flistxattr(directory, &mut buffer[..]),
+            true => rustix::fs::listxattr(&open[..], &mut buffer[..]),
             false => rustix::fs::llistxattr(&path[..], &mut buffer[..]),
         };
         match result {
@@ -35,11 +40,11 @@ pub fn list(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<Vec<Vec<u8>>> {
 
 /// The value of `attribute` (without a name: of the open file itself); `None` when it is not there or the file system has no attributes.
 pub fn get(directory: BorrowedFd<'_>, name: &[u8], attribute: &[u8]) -> SysResult<Option<Vec<u8>>> {
-    let path = path(directory, name);
+    let (path, open) = (path(directory, name), magic_link(directory));
     let mut buffer = vec![0_u8; 256];
     loop {
         let result = match name.is_empty() {
-            true => rustix::fs::fgetxattr(directory, attribute, &mut buffer[..]),
+            true => rustix::fs::getxattr(&open[..], attribute, &mut buffer[..]),
             false => rustix::fs::lgetxattr(&path[..], attribute, &mut buffer[..]),
         };
         match result {

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::Transaction;
 use crate::changes::copy::Copier;
 use crate::changes::discard::remove_tree;
-use crate::changes::marks::Prefix;
-use crate::changes::redo::copy_directory_attributes;
+use crate::changes::marks::{Prefix, USER_FLAGS};
+use crate::changes::redo::{Escaped, copy_directory_attributes};
 use crate::changes::replica;
 use crate::error::{Doing, Result};
 use crate::settings::Backend;
@@ -120,13 +120,19 @@ fn read_times(before: BorrowedFd<'_>) -> Result<Times> {
     Ok(serde_json::from_reader(std::fs::File::from(fs::open_read(before, b"emptied")?))?)
 }
 
-/// Attributes of the upper's root as they were, the mark of its protected flags among them.
+/// Attributes and flags of the upper's root as they were, the mark of its protected flags among them.
 fn copy_upper_root(from: BorrowedFd<'_>, to: BorrowedFd<'_>, times: Times, prefix: Prefix) -> Result<()> {
-    copy_directory_attributes(from, to, prefix)?;
+    copy_directory_attributes(from, to, prefix, Escaped::Kept)?;
     let name = prefix.name("protattr");
     match xattr::get(from, b"", &name)? {
         Some(value) => xattr::set(to, b"", &name, &value)?,
         None => xattr::remove(to, b"", &name)?,
+    }
+    if let (Some(saved), Some(now)) = (fs::flags(from)?, fs::flags(to)?) {
+        let wanted = now & !USER_FLAGS | saved & USER_FLAGS;
+        if wanted != now {
+            fs::set_flags(to, wanted)?;
+        }
     }
     Ok(fs::set_times_of(to, times)?)
 }
