@@ -110,9 +110,17 @@ const ATTRIBUTES: [&str; 9] = [
     "trusted.overlay.overlay.x",
     "user.overlay.origin",
 ];
-/// Those of an image: what has overlayfs's own names there is hidden from a step, so that nothing can be done to it.
-const IMAGE_ATTRIBUTES: [&str; 6] =
-    ["user.a", "user.b", "trusted.a", "trusted.b", "security.a", "trusted.overlay.image"];
+/// Those of an image: what has overlayfs's own names there is hidden from a step or shown under another, so that it does
+/// nothing to it.
+const IMAGE_ATTRIBUTES: [&str; 7] = [
+    "user.a",
+    "user.b",
+    "trusted.a",
+    "trusted.b",
+    "security.a",
+    "trusted.overlay.image",
+    "trusted.overlay.overlay.image2",
+];
 const MODES: [u32; 10] = [0o644, 0o600, 0o755, 0o700, 0, 0o4755, 0o2775, 0o1777, 0o6777, 0o444];
 const OWNERS: [(u32, u32); 4] = [(0, 0), (1000, 1000), (3, 4), (0, 1000)];
 
