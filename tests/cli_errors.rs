@@ -131,25 +131,6 @@ fn the_machine_itself_is_never_committed_to() {
 }
 
 #[test]
-fn a_plain_user_is_told_what_is_missing() {
-    if support::is_root() {
-        // As root, the same check is made by dropping the capability.
-        let field = Field::small();
-        let output = Command::new("setpriv")
-            .args(["--bounding-set=-sys_admin", "--inh-caps=-all", "--"])
-            .arg(support::binary())
-            .args(["run", "./rootfs", "--", "true"])
-            .current_dir(field.path())
-            .output()
-            .unwrap();
-        assert_code(&output, 125);
-        assert!(stderr(&output).contains("CAP_SYS_ADMIN") && stderr(&output).contains("sudo"), "{}", stderr(&output));
-    } else {
-        refused(&Field::small(), &["run", "./rootfs", "--", "true"], &["CAP_SYS_ADMIN", "sudo"]);
-    }
-}
-
-#[test]
 fn usage_errors_end_with_125_and_help_with_0() {
     let here = Path::new("/");
     assert_code(&dropcloth(here, &["run"]), 125);

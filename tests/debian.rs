@@ -28,7 +28,7 @@ fn without_times(all: Vec<String>) -> Vec<String> {
 
 #[test]
 fn a_stack_installed_offline_equals_that_of_plain_chroot_and_nothing_else_differs() {
-    needs_root!();
+    needs_sandbox!();
     let original = debian_root();
     let mirror = mirror().display().to_string();
     let (ours, control) = (Field::of(&original), Field::of(&original));
@@ -83,7 +83,7 @@ fn a_stack_installed_offline_equals_that_of_plain_chroot_and_nothing_else_differ
 
 #[test]
 fn every_override_wins_inside_and_is_never_in_the_image() {
-    needs_root!();
+    needs_sandbox!();
     let mirror = mirror().display().to_string();
     let field = Field::of(&debian_root());
     std::fs::write(field.root.join("etc/pip.conf"), "[install]\nindex-url = http://corp.invalid/simple\n").unwrap();
@@ -114,7 +114,7 @@ fn every_override_wins_inside_and_is_never_in_the_image() {
 
 #[test]
 fn without_a_mirror_nothing_is_laid_over_for_python_and_one_note_says_so() {
-    needs_root!();
+    needs_sandbox!();
     let field = Field::of(&debian_root());
     let output =
         field.run(&[], "pip config list; test ! -e /tmp/pypi && test ! -e /etc/pip.conf && test ! -e /run/dropcloth");
@@ -157,7 +157,7 @@ impl Drop for Server {
 
 #[test]
 fn mirrors_of_diskimage_builders_variables_are_used_over_http() {
-    needs_root!();
+    needs_sandbox!();
     let field = Field::of(&debian_root());
     let server = Server::start(&mirror());
     let run = |script: &str| -> Output {
@@ -205,7 +205,7 @@ fn careless_package(field: &Field) -> std::path::PathBuf {
 
 #[test]
 fn a_package_that_leaves_a_daemon_is_installed_and_the_daemon_is_dead() {
-    needs_root!();
+    needs_sandbox!();
     let field = Field::of(&debian_root());
     let package = careless_package(&field);
     let bind = format!("{}:/mnt/careless.deb:ro", package.display());
@@ -222,7 +222,7 @@ fn a_package_that_leaves_a_daemon_is_installed_and_the_daemon_is_dead() {
 
 #[test]
 fn apt_installs_a_package_with_a_service_over_the_network() {
-    needs_root!();
+    needs_sandbox!();
     let field = Field::of(&debian_root());
     let resolver = std::fs::read(field.root.join("etc/resolv.conf")).unwrap();
     let output = field.run(

@@ -39,7 +39,7 @@ fn during(field: &Field, options: &[&str], script: &str, meanwhile: &str) -> Out
 
 #[test]
 fn a_change_from_outside_where_the_step_changed_something_too_is_no_silent_loss() {
-    needs_root!();
+    needs_sandbox!();
     let table = [
         ("echo step >> etc/hosts", "echo host >> etc/hosts", "/etc/hosts"),
         ("rm etc/group", "echo host >> etc/group", "/etc/group"),
@@ -67,23 +67,8 @@ fn a_change_from_outside_where_the_step_changed_something_too_is_no_silent_loss(
 }
 
 #[test]
-fn a_change_from_outside_that_the_step_did_not_touch_is_no_conflict() {
-    needs_root!();
-    let field = Field::small();
-    let output = during(
-        &field,
-        &[],
-        "echo step > /etc/new; mv /var /var2; cat /etc/hosts",
-        "echo x >> etc/hosts; echo y > var/tmp/y",
-    );
-    assert_code(&output, 0);
-    assert!(text(&field, "etc/hosts").ends_with("x\n"));
-    assert_eq!(text(&field, "var2/tmp/y"), "y\n");
-}
-
-#[test]
 fn force_takes_the_steps_version() {
-    needs_root!();
+    needs_sandbox!();
     let field = Field::small();
     let script = "echo step > /etc/hosts";
     assert_code(&during(&field, &["--force"], script, "echo host > etc/hosts"), 0);
@@ -106,7 +91,7 @@ fn with_mirror(field: &Field) -> [String; 6] {
 
 #[test]
 fn traces_of_the_run_are_told_with_file_and_line() {
-    needs_root!();
+    needs_sandbox!();
     let mut field = Field::small();
     field.forget_leaks();
     let options = with_mirror(&field);
@@ -130,7 +115,7 @@ fn traces_of_the_run_are_told_with_file_and_line() {
 
 #[test]
 fn traces_can_refuse_the_commit_and_be_let_through_by_hand() {
-    needs_root!();
+    needs_sandbox!();
     let mut field = Field::small();
     field.forget_leaks();
     let before = field.snapshot();
@@ -148,7 +133,7 @@ fn traces_can_refuse_the_commit_and_be_let_through_by_hand() {
 
 #[test]
 fn a_secret_is_seen_by_the_step_only_and_found_where_it_got_out() {
-    needs_root!();
+    needs_sandbox!();
     let mut field = Field::small();
     field.forget_leaks();
     std::fs::write(field.path().join("token"), "correct horse\n").unwrap();
@@ -171,7 +156,7 @@ fn a_secret_is_seen_by_the_step_only_and_found_where_it_got_out() {
 
 #[test]
 fn a_secret_that_an_earlier_step_let_out_is_found_at_the_commit() {
-    needs_root!();
+    needs_sandbox!();
     let mut field = Field::small();
     field.forget_leaks();
     std::fs::write(field.path().join("token"), "correct horse").unwrap();
@@ -199,7 +184,7 @@ fn a_secret_that_an_earlier_step_let_out_is_found_at_the_commit() {
 
 #[test]
 fn a_secret_from_a_pipe_is_read_once() {
-    needs_root!();
+    needs_sandbox!();
     let field = Field::small();
     let binary = support::binary();
     let script = format!(
@@ -221,47 +206,69 @@ const BUSY: &str = "cd /; echo a > etc/new; echo b >> etc/hosts; mkdir -p opt/x/
     mv var/tmp opt/tmp; rm etc/group; chmod 700 usr; echo d >> etc/h2; touch -d '2001-02-03 00:00:00' opt/old; mkfifo opt/fifo
     mkdir -p root/sub; echo $SOURCE_DATE_EPOCH > root/epoch";
 
-#[test]
-fn two_builds_with_one_source_date_epoch_are_the_same_tree() {
-    needs_root!();
-    const EPOCH: i64 = 1_600_000_000;
-    let build = |by_variable: bool| {
-        let field = Field::small();
-        std::fs::hard_link(field.root.join("etc/passwd"), field.root.join("etc/h2")).unwrap();
-        let epoch = EPOCH.to_string();
-        let mut command = field.dropcloth(["run", "./rootfs"]);
-        if by_variable {
-            command.env("SOURCE_DATE_EPOCH", &epoch);
-        } else {
-            command.args(["--source-date-epoch", &epoch]);
-        }
-        assert_code(&command.args(["--", "sh", "-c", BUSY]).output().unwrap(), 0);
-        std::thread::park_timeout(std::time::Duration::from_millis(1100));
-        field
-    };
-    let (one, two) = (build(false), build(true));
-    let differences = tree::diff(&one.snapshot(), &two.snapshot());
-    assert_eq!(differences, Vec::<String>::new());
-    let mtime = |path: &str| std::fs::symlink_metadata(one.root.join(path)).unwrap().mtime();
-    for path in ["etc/new", "etc", "opt", "opt/x/y/z", "opt/x/l", "opt/tmp", "opt/fifo", "etc/passwd", "var", "usr"] {
-        assert!(mtime(path) <= EPOCH, "{path}: {}", mtime(path));
-    }
-    assert_eq!(mtime("opt/old"), 981_158_400);
-    assert_eq!(text(&one, "root/epoch"), format!("{EPOCH}\n"));
-}
+/// Those that do something on the host, or to the image beforehand, that only root of the machine may, and those of what an
+/// overlay of root alone can do.
+mod as_root {
+    use super::*;
 
-#[test]
-fn exact_refuses_what_the_overlay_cannot_do() {
-    needs_root!();
-    let field = Field::small();
-    shell("mknod hidden c 0 0", &field.root);
-    let output = field.run(&["--exact"], "echo x > /hidden");
-    assert_code(&output, 125);
-    assert!(
-        stderr(&output).contains("device 0:0") && stderr(&output).contains("--backend copy"),
-        "{}",
-        stderr(&output)
-    );
-    assert_code(&verb(&field, &["discard", &id(&field)]), 0);
-    assert_code(&field.run(&["--exact"], "echo x > /etc/new"), 0);
+    #[test]
+    fn a_change_from_outside_that_the_step_did_not_touch_is_no_conflict() {
+        needs_root!();
+        let field = Field::small();
+        let output = during(
+            &field,
+            &[],
+            "echo step > /etc/new; mv /var /var2; cat /etc/hosts",
+            "echo x >> etc/hosts; echo y > var/tmp/y",
+        );
+        assert_code(&output, 0);
+        assert!(text(&field, "etc/hosts").ends_with("x\n"));
+        assert_eq!(text(&field, "var2/tmp/y"), "y\n");
+    }
+
+    #[test]
+    fn exact_refuses_what_the_overlay_cannot_do() {
+        needs_root!();
+        let field = Field::small();
+        shell("mknod hidden c 0 0", &field.root);
+        let output = field.run(&["--exact"], "echo x > /hidden");
+        assert_code(&output, 125);
+        assert!(
+            stderr(&output).contains("device 0:0") && stderr(&output).contains("--backend copy"),
+            "{}",
+            stderr(&output)
+        );
+        assert_code(&verb(&field, &["discard", &id(&field)]), 0);
+        assert_code(&field.run(&["--exact"], "echo x > /etc/new"), 0);
+    }
+
+    #[test]
+    fn two_builds_with_one_source_date_epoch_are_the_same_tree() {
+        needs_root!();
+        const EPOCH: i64 = 1_600_000_000;
+        let build = |by_variable: bool| {
+            let field = Field::small();
+            std::fs::hard_link(field.root.join("etc/passwd"), field.root.join("etc/h2")).unwrap();
+            let epoch = EPOCH.to_string();
+            let mut command = field.dropcloth(["run", "./rootfs"]);
+            if by_variable {
+                command.env("SOURCE_DATE_EPOCH", &epoch);
+            } else {
+                command.args(["--source-date-epoch", &epoch]);
+            }
+            assert_code(&command.args(["--", "sh", "-c", BUSY]).output().unwrap(), 0);
+            std::thread::park_timeout(std::time::Duration::from_millis(1100));
+            field
+        };
+        let (one, two) = (build(false), build(true));
+        let differences = tree::diff(&one.snapshot(), &two.snapshot());
+        assert_eq!(differences, Vec::<String>::new());
+        let mtime = |path: &str| std::fs::symlink_metadata(one.root.join(path)).unwrap().mtime();
+        for path in ["etc/new", "etc", "opt", "opt/x/y/z", "opt/x/l", "opt/tmp", "opt/fifo", "etc/passwd", "var", "usr"]
+        {
+            assert!(mtime(path) <= EPOCH, "{path}: {}", mtime(path));
+        }
+        assert_eq!(mtime("opt/old"), 981_158_400);
+        assert_eq!(text(&one, "root/epoch"), format!("{EPOCH}\n"));
+    }
 }

@@ -18,7 +18,7 @@ fn step(field: &Field, script: &str) -> Output {
 
 #[test]
 fn steps_of_a_transaction_see_each_other_and_are_committed_together() {
-    needs_root!();
+    needs_sandbox!();
     let field = Field::small();
     let before = field.snapshot();
     assert_code(&verb(&field, &["begin", "./rootfs", "--name", "build"]), 0);
@@ -35,50 +35,8 @@ fn steps_of_a_transaction_see_each_other_and_are_committed_together() {
 }
 
 #[test]
-fn a_failed_step_is_taken_back_and_the_earlier_ones_stay() {
-    needs_root!();
-    let field = Field::small();
-    std::fs::hard_link(field.root.join("etc/hosts"), field.root.join("etc/hosts.link")).unwrap();
-    assert_code(&verb(&field, &["begin", "./rootfs", "--name", "build"]), 0);
-    assert_code(&step(&field, "echo one >> /etc/hosts && mkdir /opt && echo a > /opt/a"), 0);
-    let failed = step(&field, "echo two >> /etc/hosts; rm -rf /opt /usr; exit 9");
-    assert_code(&failed, 9);
-    assert!(stderr(&failed).contains("the earlier steps of the transaction build stay"), "{}", stderr(&failed));
-    assert_code(&step(&field, "tail -n1 /etc/hosts.link | grep -qx one && cat /opt/a && test -d /usr/bin"), 0);
-    assert_code(&verb(&field, &["commit", "build"]), 0);
-    let text = std::fs::read_to_string(field.root.join("etc/hosts.link")).unwrap();
-    assert!(text.ends_with("one\n"), "{text}");
-    let inode = |name: &str| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(field.root.join(name)).unwrap());
-    assert_eq!(inode("etc/hosts"), inode("etc/hosts.link"), "the hard link is kept");
-}
-
-#[test]
-fn attributes_and_flags_of_the_root_are_taken_back() {
-    needs_root!();
-    let field = Field::small();
-    ["setfattr", "chattr"].iter().for_each(|tool| support::install(tool, &field.root));
-    shell(
-        "setfattr -n trusted.kept -v 1 .; setfattr -n trusted.overlay.overlay.own -v image .; chattr +d .",
-        &field.root,
-    );
-    let before = field.snapshot();
-    assert_code(&verb(&field, &["begin", "./rootfs", "--name", "build"]), 0);
-    let script = "setfattr -n trusted.overlay.opaque -v y /; chattr +A /; chmod 700 /";
-    let step =
-        |script: &str| verb(&field, &["run", "--in", "build", "--cap-add", "SYS_ADMIN", "--", "sh", "-c", script]);
-    assert_code(&step(&format!("{script}; exit 9")), 9);
-    assert_code(&step("test -d /etc"), 0);
-    assert_code(&step("setfattr -n trusted.overlay.opaque -v y /"), 0);
-    assert_code(&step("setfattr -x trusted.overlay.opaque /; exit 9"), 9);
-    assert_code(&step("test -d /etc"), 0);
-    assert_code(&verb(&field, &["commit", "build"]), 0);
-    let lines = tree::diff(&before, &field.snapshot());
-    assert_eq!(lines, ["! \".\": xattr trusted.overlay.opaque none -> \"y\""]);
-}
-
-#[test]
 fn a_killed_step_is_taken_back_by_the_next_use() {
-    needs_root!();
+    needs_sandbox!();
     let mut field = Field::small();
     let before = field.snapshot();
     assert_code(&verb(&field, &["begin", "./rootfs", "--name", "build"]), 0);
@@ -106,7 +64,7 @@ fn a_killed_step_is_taken_back_by_the_next_use() {
 
 #[test]
 fn overrides_are_laid_again_for_each_step_and_never_committed() {
-    needs_root!();
+    needs_sandbox!();
     let field = Field::small();
     let file = field.path().join("laid");
     std::fs::write(&file, "laid over").unwrap();
@@ -124,7 +82,7 @@ fn overrides_are_laid_again_for_each_step_and_never_committed() {
 
 #[test]
 fn names_are_checked_and_used_once() {
-    needs_root!();
+    needs_sandbox!();
     let field = Field::small();
     for name in ["", "a/b", "../x", "a b"] {
         let output = verb(&field, &["begin", "./rootfs", "--name", name]);
@@ -155,35 +113,84 @@ const INSTALL: &str = r"set -e; cd /
     echo x > usr/lib/python3/dist-packages/six.py; echo x > usr/bin/six
     printf 'one\ntwo\n' > opt/mine; echo 127.0.0.9 odd >> etc/hosts; rm etc/group; mv var/tmp var/moved; echo x >> var/moved/note";
 
-#[test]
-fn changes_are_grouped_by_the_package_that_owns_them() {
-    needs_root!();
-    let field = Field::small();
-    support::shell(
-        "[ -L bin ] || { cp -a bin/. usr/bin/ 2>/dev/null || true; rm -r bin; ln -s usr/bin bin; }
-         echo first > var/tmp/note; printf '127.0.0.1 localhost\\n' > etc/hosts",
-        &field.root,
-    );
-    assert_code(&verb(&field, &["begin", "./rootfs", "--name", "build"]), 0);
-    assert_code(&step(&field, INSTALL), 0);
-    let output = verb(&field, &["changes", "build", "--diff"]);
-    assert_code(&output, 0);
-    let said = stdout(&output);
-    let groups = ["dpkg tool: 5 files", "pip six 1.0: 3 files", "owned by no package: 3 files"];
-    for words in groups.iter().chain(&["+ mine", "- group", "> moved/  from /var/tmp"]) {
-        assert!(said.contains(words), "{words}: {said}");
+/// Those that do something on the host, or to the image beforehand, that only root of the machine may, and those of what an
+/// overlay of root alone can do.
+mod as_root {
+    use super::*;
+
+    #[test]
+    fn a_failed_step_is_taken_back_and_the_earlier_ones_stay() {
+        needs_root!();
+        let field = Field::small();
+        std::fs::hard_link(field.root.join("etc/hosts"), field.root.join("etc/hosts.link")).unwrap();
+        assert_code(&verb(&field, &["begin", "./rootfs", "--name", "build"]), 0);
+        assert_code(&step(&field, "echo one >> /etc/hosts && mkdir /opt && echo a > /opt/a"), 0);
+        let failed = step(&field, "echo two >> /etc/hosts; rm -rf /opt /usr; exit 9");
+        assert_code(&failed, 9);
+        assert!(stderr(&failed).contains("the earlier steps of the transaction build stay"), "{}", stderr(&failed));
+        assert_code(&step(&field, "tail -n1 /etc/hosts.link | grep -qx one && cat /opt/a && test -d /usr/bin"), 0);
+        assert_code(&verb(&field, &["commit", "build"]), 0);
+        let text = std::fs::read_to_string(field.root.join("etc/hosts.link")).unwrap();
+        assert!(text.ends_with("one\n"), "{text}");
+        let inode =
+            |name: &str| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(field.root.join(name)).unwrap());
+        assert_eq!(inode("etc/hosts"), inode("etc/hosts.link"), "the hard link is kept");
     }
-    for diff in ["+++ b/opt/mine\n@@ -0,0 +1,2 @@\n+one\n", " 127.0.0.1 localhost\n+127.0.0.9 odd", " first\n+x"] {
-        assert!(said.contains(diff), "{diff}: {said}");
+
+    #[test]
+    fn attributes_and_flags_of_the_root_are_taken_back() {
+        needs_root!();
+        let field = Field::small();
+        ["setfattr", "chattr"].iter().for_each(|tool| support::install(tool, &field.root));
+        shell(
+            "setfattr -n trusted.kept -v 1 .; setfattr -n trusted.overlay.overlay.own -v image .; chattr +d .",
+            &field.root,
+        );
+        let before = field.snapshot();
+        assert_code(&verb(&field, &["begin", "./rootfs", "--name", "build"]), 0);
+        let script = "setfattr -n trusted.overlay.opaque -v y /; chattr +A /; chmod 700 /";
+        let step =
+            |script: &str| verb(&field, &["run", "--in", "build", "--cap-add", "SYS_ADMIN", "--", "sh", "-c", script]);
+        assert_code(&step(&format!("{script}; exit 9")), 9);
+        assert_code(&step("test -d /etc"), 0);
+        assert_code(&step("setfattr -n trusted.overlay.opaque -v y /"), 0);
+        assert_code(&step("setfattr -x trusted.overlay.opaque /; exit 9"), 9);
+        assert_code(&step("test -d /etc"), 0);
+        assert_code(&verb(&field, &["commit", "build"]), 0);
+        let lines = tree::diff(&before, &field.snapshot());
+        assert_eq!(lines, ["! \".\": xattr trusted.overlay.opaque none -> \"y\""]);
     }
-    assert!(!said.contains("toolmod.py"), "{said}");
-    assert!(stdout(&verb(&field, &["-v", "changes", "build"])).contains("toolmod.py"));
-    let json: serde_json::Value =
-        serde_json::from_slice(&verb(&field, &["changes", "build", "--json"]).stdout).unwrap();
-    let (list, owners) = (json["changes"]["list"].as_array().unwrap(), json["owners"].as_array().unwrap());
-    let owner = |path: &str| &owners[list.iter().position(|c| c["path"] == path).unwrap()];
-    assert_eq!(owner("/usr/lib/python3/dist-packages/__pycache__/toolmod.cpython-313.pyc")["package"], "tool");
-    assert_eq!(owner("/usr/bin/six")["package"], "six 1.0");
-    assert_eq!(owner("/opt/mine")["by"], "unowned");
-    assert_code(&verb(&field, &["discard", "build"]), 0);
+
+    #[test]
+    fn changes_are_grouped_by_the_package_that_owns_them() {
+        needs_root!();
+        let field = Field::small();
+        shell(
+            "[ -L bin ] || { cp -a bin/. usr/bin/ 2>/dev/null || true; rm -r bin; ln -s usr/bin bin; }
+             echo first > var/tmp/note; printf '127.0.0.1 localhost\\n' > etc/hosts",
+            &field.root,
+        );
+        assert_code(&verb(&field, &["begin", "./rootfs", "--name", "build"]), 0);
+        assert_code(&step(&field, INSTALL), 0);
+        let output = verb(&field, &["changes", "build", "--diff"]);
+        assert_code(&output, 0);
+        let said = stdout(&output);
+        let groups = ["dpkg tool: 5 files", "pip six 1.0: 3 files", "owned by no package: 3 files"];
+        for words in groups.iter().chain(&["+ mine", "- group", "> moved/  from /var/tmp"]) {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+        for diff in ["+++ b/opt/mine\n@@ -0,0 +1,2 @@\n+one\n", " 127.0.0.1 localhost\n+127.0.0.9 odd", " first\n+x"] {
+            assert!(said.contains(diff), "{diff}: {said}");
+        }
+        assert!(!said.contains("toolmod.py"), "{said}");
+        assert!(stdout(&verb(&field, &["-v", "changes", "build"])).contains("toolmod.py"));
+        let json: serde_json::Value =
+            serde_json::from_slice(&verb(&field, &["changes", "build", "--json"]).stdout).unwrap();
+        let (list, owners) = (json["changes"]["list"].as_array().unwrap(), json["owners"].as_array().unwrap());
+        let owner = |path: &str| &owners[list.iter().position(|c| c["path"] == path).unwrap()];
+        assert_eq!(owner("/usr/lib/python3/dist-packages/__pycache__/toolmod.cpython-313.pyc")["package"], "tool");
+        assert_eq!(owner("/usr/bin/six")["package"], "six 1.0");
+        assert_eq!(owner("/opt/mine")["by"], "unowned");
+        assert_code(&verb(&field, &["discard", "build"]), 0);
+    }
 }

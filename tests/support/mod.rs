@@ -22,6 +22,21 @@ macro_rules! needs_root {
     };
 }
 
+/// The same where a user namespace will do.
+#[macro_export]
+macro_rules! needs_sandbox {
+    () => {
+        if !$crate::support::is_root() && !$crate::support::has_user_namespaces() {
+            $crate::support::skip("it needs root or user namespaces");
+            return;
+        }
+    };
+}
+
+pub fn has_user_namespaces() -> bool {
+    Command::new("unshare").args(["--user", "--mount", "true"]).status().is_ok_and(|status| status.success())
+}
+
 pub fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|data| std::os::unix::fs::MetadataExt::uid(&data) == 0)
 }
