@@ -203,7 +203,7 @@ fn in_a_container_with_a_masked_proc_the_step_sees_the_containers() {
         exec unshare --user --map-root-user --mount sh -c \"{} run ./rootfs -- touch /etc/new; {} doctor | grep '^limit */proc'\"";
     let output = within(&field, &["unshare", "--user", "--map-root-user", "--mount"], script);
     assert_code(&output, 0);
-    assert!(stderr(&output).contains("the /proc of this container"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("sees the /proc of this container"), "{}", stderr(&output));
     assert!(field.root.join("etc/new").exists());
 }
 

@@ -248,7 +248,7 @@ fn proc_or_outer(plan: &Plan) -> SysResult<OwnedFd> {
     match proc() {
         Err(error) if error.errno == libc::EPERM && plan.user_namespace => {
             log::warn!(
-                "the step sees the /proc of this container: parts of it are masked, so the kernel makes no new one"
+                "the step sees the /proc of this container, its processes included: parts of it are masked, so the kernel makes no new one"
             );
             outer("/proc")
         }
@@ -293,7 +293,8 @@ fn below(proc: BorrowedFd<'_>, name: &str) -> Result<Option<OwnedFd>> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     match fs::openat2(proc, name.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW, resolve) {
         Ok(part) => Ok(Some(part)),
-        Err(error) if error.errno == libc::ENOENT => Ok(None),
+        // EXDEV: a container's procfs in which that part is masked already; nothing is mounted in a new one.
+        Err(error) if [libc::ENOENT, libc::EXDEV].contains(&error.errno) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
