@@ -175,7 +175,7 @@ fn commit_moved(transaction: &Transaction, image: &Image) -> Result<()> {
 
 fn last_times(records: &[Record]) -> Option<Times> {
     records.iter().find_map(|r| match r {
-        Record::Meta { at, times } if at.is_root() => Some(*times),
+        Record::Meta { at, times, .. } if at.is_root() => Some(*times),
         _ => None,
     })
 }

@@ -86,13 +86,14 @@ fn walk(
 
 /// Times and protection of the directory are taken now, since a redo would see changed ones.
 fn record(scan: &Scan<'_>, indexed: &Indexed, at: Inside, lower: &Inside) -> Result<Record> {
+    let image = fs::open_dir_below(scan.layers.image, lower.bytes())?;
+    let all = fs::flags(image.as_fd())?.unwrap_or(0);
     let (times, flags) = match fs::open_dir_below(scan.layers.upper, at.parent().bytes()) {
-        Ok(directory) => (scan.clamped(Times::of(&fs::fstat(directory.as_fd())?)), 0),
-        Err(_) => {
-            let directory = fs::open_dir_below(scan.layers.image, lower.bytes())?;
-            let flags = fs::flags(directory.as_fd())?.unwrap_or(0) & marks::PROTECTED_FLAGS;
-            (Times::of(&fs::fstat(directory.as_fd())?), flags)
+        // Its Protect record comes later.
+        Ok(directory) => {
+            (scan.clamped(Times::of(&fs::fstat(directory.as_fd())?)), all & marks::PROJECT_INHERIT)
         }
+        Err(_) => (Times::of(&fs::fstat(image.as_fd())?), all & (marks::PROTECTED_FLAGS | marks::PROJECT_INHERIT)),
     };
     Ok(Record::Link {
         index: indexed.name.clone(),

@@ -99,9 +99,21 @@ pub const USER_FLAGS: u32 = 0x1
 pub const COPIED_FLAGS: u32 = 0x8 | 0x80;
 /// Flags kept in the `protattr` attribute (`i`, `a`).
 pub const PROTECTED_FLAGS: u32 = 0x10 | 0x20;
-/// Flags that a new entry inherits from its directory, on the file systems that do that.
+/// Flags that a new entry inherits from its directory on some file system.
 pub const INHERITED_FLAGS: u32 =
-    0x1 | 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x4000 | 0x8000 | 0x1_0000 | 0x80_0000 | 0x2000_0000;
+    0x1 | 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x400 | 0x4000 | 0x8000 | 0x1_0000 | 0x80_0000 | 0x2000_0000;
+
+/// Those that it inherits on the file system with this magic number (statfs(2)): EXT4_FL_INHERITED and its like in f2fs,
+/// xfs_inode_inherit_flags(), btrfs_inherit_iflags(), SHMEM_FL_INHERITED. All of them where it is not known.
+pub fn inherited_on(magic: u64) -> u32 {
+    match magic {
+        0xef53 | 0xf2f5_2010 => INHERITED_FLAGS & !0x80_0000,
+        0x5846_5342 => 0x8 | 0x40 | 0x80 | PROJECT_INHERIT,
+        0x9123_683e => 0x4 | 0x400 | 0x80_0000,
+        0x0102_1994 => 0x40 | 0x80,
+        _ => INHERITED_FLAGS,
+    }
+}
 /// New entries get the project id of the directory (`P`).
 pub const PROJECT_INHERIT: u32 = 0x2000_0000;
 /// Flags that only a directory can have (`D`, `T`).

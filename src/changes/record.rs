@@ -121,6 +121,9 @@ pub enum Record {
         at: Inside,
         /// Times, taken before the first rename changed them.
         times: Times,
+        /// Flags of the image's directory that stand in the way of the commit: taken away first, they are put back here.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        flags: u32,
     },
     /// Makes another name of a hard-linked file point at the file the step changed.
     Link {
@@ -132,7 +135,7 @@ pub enum Record {
         at: Inside,
         /// Times of its directory.
         times: Times,
-        /// Protected flags of its directory.
+        /// Flags of its directory that the commit takes away to put the name there.
         flags: u32,
         /// What the file has to have.
         restore: Restore,

@@ -72,7 +72,7 @@ impl<'a> Redo<'a> {
             Record::Move { at, inode, directory, trash, .. } => self.move_entry(at, *inode, *directory, *trash),
             Record::Scrub { at, restore } => self.scrub_entry(at, restore),
             Record::ScrubTree { at, entries, whiteouts } => self.scrub_tree(at, entries, whiteouts),
-            Record::Meta { at, times } => self.meta(at, *times),
+            Record::Meta { at, times, flags } => self.meta(at, *times, *flags),
             Record::Link { index, inode, at, times, flags, restore } => {
                 self.link(index, *inode, at, (*times, *flags), restore)
             }
@@ -159,6 +159,7 @@ impl<'a> Redo<'a> {
         }
         let (directory, name) = self.above(at)?;
         self.move_to_trash(directory.as_fd(), name, trash)?;
+        admit(directory.as_fd())?;
         fs::rename(self.stage.as_fd(), &slot_name(slot), directory.as_fd(), name)?;
         self.forget();
         Ok(())
@@ -194,6 +195,7 @@ impl<'a> Redo<'a> {
                 clear_protection(target.as_fd(), name)?;
             }
         }
+        admit(target.as_fd())?;
         fs::rename(source.as_fd(), name, target.as_fd(), name)?;
         if is_directory {
             self.forget();
@@ -257,7 +259,7 @@ impl<'a> Redo<'a> {
         Ok(())
     }
 
-    fn meta(&mut self, at: &Inside, times: Times) -> Result<()> {
+    fn meta(&mut self, at: &Inside, times: Times, taken: u32) -> Result<()> {
         let source = fs::open_dir_below(self.upper.as_fd(), at.bytes())?;
         let target = fs::open_dir_below(self.image, at.bytes())?;
         copy_directory_attributes(source.as_fd(), target.as_fd(), self.prefix, Escaped::Undone)?;
@@ -265,10 +267,14 @@ impl<'a> Redo<'a> {
         fs::set_times_of(target.as_fd(), times)?;
         if let Some(flags) = fs::flags(target.as_fd())? {
             let kept = flags & !marks::COPIED_FLAGS | wanted & marks::COPIED_FLAGS;
-            let all = kept | wanted & marks::USER_FLAGS & !marks::PROTECTED_FLAGS;
+            let all = kept | wanted & marks::USER_FLAGS & !marks::PROTECTED_FLAGS | taken;
             if all != flags {
                 fs::set_flags(target.as_fd(), all)?;
             }
+        }
+        let project = fs::project(source.as_fd());
+        if project != 0 && project != fs::project(target.as_fd()) {
+            fs::set_project(target.as_fd(), project)?;
         }
         Ok(())
     }
@@ -290,6 +296,7 @@ impl<'a> Redo<'a> {
         if old.st_ino != inode {
             clear_protection(directory.as_fd(), name)?;
             clear_protection(source.as_fd(), index.as_bytes())?;
+            admit(directory.as_fd())?;
             match fs::link(source.as_fd(), index.as_bytes(), directory.as_fd(), &temporary) {
                 Err(error) if error.errno == libc::EEXIST => {}
                 other => other?,
@@ -334,6 +341,15 @@ fn slot_name(slot: u32) -> Vec<u8> {
 fn unprotect(directory: BorrowedFd<'_>) -> SysResult<()> {
     match fs::flags(directory)? {
         Some(flags) if flags & marks::PROTECTED_FLAGS != 0 => fs::set_flags(directory, flags & !marks::PROTECTED_FLAGS),
+        _ => Ok(()),
+    }
+}
+
+/// Lets entries with another project id (quota) into a directory: one that gives its own to new entries refuses them (EXDEV).
+/// The Meta or Link record that follows sets the flag again.
+fn admit(directory: BorrowedFd<'_>) -> SysResult<()> {
+    match fs::flags(directory)? {
+        Some(flags) if flags & marks::PROJECT_INHERIT != 0 => fs::set_flags(directory, flags & !marks::PROJECT_INHERIT),
         _ => Ok(()),
     }
 }

@@ -44,7 +44,10 @@ pub(super) struct Inherited {
 impl Inherited {
     /// From an open directory of the image.
     pub(super) fn from(directory: BorrowedFd<'_>) -> Result<Inherited> {
-        let flags = fs::flags(directory)?.unwrap_or(0) & marks::INHERITED_FLAGS;
+        let mut flags = fs::flags(directory)?.unwrap_or(0) & marks::INHERITED_FLAGS;
+        if flags != 0 {
+            flags &= marks::inherited_on(fs::file_system(directory)?);
+        }
         // Project ids are inherited only where the directory says so.
         let project = if flags & marks::PROJECT_INHERIT != 0 { fs::project(directory) } else { 0 };
         Ok(Inherited { flags, project })
@@ -75,13 +78,24 @@ impl Scan<'_> {
         {
             let mut restore = if kind == FileType::RegularFile { lost(origin.as_fd())? } else { Restore::default() };
             restore.set = set;
+            restore.project = self.missing_project(found, restore.project)?;
             self.keep_foreign(origin.as_fd(), &mut restore)?;
             return Ok((restore, overlaid));
         }
         if !matches!(kind, FileType::RegularFile | FileType::Directory) {
             return Ok((Restore { set, ..Restore::default() }, overlaid));
         }
-        Ok((Restore { set, flags: inherited.flags, project: inherited.project, times: None }, overlaid))
+        let project = self.missing_project(found, inherited.project)?;
+        Ok((Restore { set, flags: inherited.flags, project, times: None }, overlaid))
+    }
+
+    /// The project id to set: none where the step has set one.
+    fn missing_project(&self, found: Found<'_>, wanted: u32) -> Result<u32> {
+        if wanted == 0 {
+            return Ok(0);
+        }
+        let file = fs::open_read(found.upper, found.name)?;
+        Ok(if fs::project(file.as_fd()) == 0 { wanted } else { 0 })
     }
 
     /// The image's file that this one was copied up from, wherever the step has moved the copy.
@@ -160,7 +174,9 @@ impl Scan<'_> {
         let flags = |fd| -> Result<u32> { Ok(fs::flags(fd)?.unwrap_or(0)) };
         let protattr = xattr::get(upper, b"", &prefix.name("protattr"))?.unwrap_or_default();
         let (now, before) = (flags(upper)?, flags(image)?);
-        Ok(now & marks::COPIED_FLAGS != before & marks::COPIED_FLAGS
+        let project = fs::project(upper);
+        Ok(project != 0 && project != fs::project(image)
+            || now & marks::COPIED_FLAGS != before & marks::COPIED_FLAGS
             || now & marks::USER_FLAGS & !marks::COPIED_FLAGS & !before != 0
             || marks::protected(&protattr) != before & marks::PROTECTED_FLAGS)
     }

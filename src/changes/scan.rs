@@ -172,7 +172,8 @@ impl<'a> Scan<'a> {
         }
         if attributes || times.mtime != Times::of(&old).mtime || outcome.own {
             let times = self.clamped(times);
-            self.records.push(Record::Meta { at: spot.path.clone(), times });
+            let flags = fs::flags(image.as_fd())?.unwrap_or(0) & marks::PROJECT_INHERIT;
+            self.records.push(Record::Meta { at: spot.path.clone(), times, flags });
         }
         self.protect(upper, b"", &spot.path, new.st_ino)
     }
@@ -284,7 +285,7 @@ impl<'a> Scan<'a> {
         // Moving a directory changes the link count and `..` only; its times are those of the upper in any case.
         if !self.records[before..].iter().any(|r| matches!(r, Record::Meta { at, .. } if *at == path)) {
             let times = self.clamped(Times::of(&fs::fstat(upper)?));
-            self.records.push(Record::Meta { at: path, times });
+            self.records.push(Record::Meta { at: path, times, flags: 0 });
         }
         Ok(())
     }
@@ -333,7 +334,7 @@ impl<'a> Scan<'a> {
         self.change(&at, What::Added, Kind::Directory);
         self.children(upper, here)?;
         let times = self.clamped(Times::of(found.stat));
-        self.records.push(Record::Meta { at: at.clone(), times });
+        self.records.push(Record::Meta { at: at.clone(), times, flags: 0 });
         let (restore, _) = self.restore(found, here.inherited)?;
         if restore != Restore::default() {
             self.records.push(Record::Scrub { at: at.clone(), restore });

@@ -88,6 +88,12 @@ pub fn fstat(file: BorrowedFd<'_>) -> SysResult<Stat> {
     rustix::fs::fstat(file).called(|| format!("fstat([{}])", file.as_raw_fd()))
 }
 
+/// The file system's magic number, statfs(2).
+pub fn file_system(file: BorrowedFd<'_>) -> SysResult<u64> {
+    let stat = rustix::fs::fstatfs(file).called(|| format!("fstatfs([{}])", file.as_raw_fd()))?;
+    Ok(stat.f_type.cast_unsigned())
+}
+
 /// One entry of a directory: name, and whether the kernel says it is a directory or a character device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {

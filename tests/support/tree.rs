@@ -64,6 +64,8 @@ pub struct Entry {
     pub xattrs: BTreeMap<String, String>,
     /// chattr(1) flags of files and directories; None where the file system has none or does not let us look.
     pub flags: Option<u32>,
+    /// Project id (quota) of files and directories; None where the file system has none.
+    pub project: Option<u32>,
     /// Link count of anything but a directory.
     pub nlink: u32,
     /// The paths of this tree that are the same inode, itself included, when there are several.
@@ -156,6 +158,7 @@ impl Entry {
             content,
             xattrs,
             flags,
+            project,
             nlink,
             same_inode,
             mount_point,
@@ -176,6 +179,7 @@ impl Entry {
             ("target", target.as_ref().map(|target| format!("{target:?}"))),
             ("content", content.as_ref().map(|hash| hash.as_ref().map_or_else(String::clone, |h| format!("{h:016x}")))),
             ("flags", flags.map(|flags| format!("{flags:#x}"))),
+            ("project", project.map(|project| project.to_string())),
             ("unlisted", unlisted.clone()),
         ];
         let sometimes = sometimes.into_iter().filter_map(|(name, fact)| Some((name, fact?)));
@@ -205,7 +209,9 @@ impl Walk {
             self.inodes.entry(inode).or_default().insert(path.clone());
         }
         let opened = open(parent, name, entry.kind, entry.mount_point);
-        entry.flags = opened.as_ref().and_then(|file| file.as_ref().ok()).and_then(chattr_flags);
+        let file = opened.as_ref().and_then(|file| file.as_ref().ok());
+        entry.flags = file.and_then(chattr_flags);
+        entry.project = file.and_then(project);
         match (entry.kind, opened) {
             (FileType::RegularFile, Some(file)) => entry.content = Some(content_hash(file)),
             (FileType::Directory, Some(Ok(directory))) => self.descend(&directory, &path),
@@ -230,6 +236,7 @@ impl Walk {
             content: None,
             xattrs: self.xattrs(parent, name),
             flags: None,
+            project: None,
             nlink: if directory { 0 } else { stat.stx_nlink },
             same_inode: BTreeSet::new(),
             mount_point: stat.stx_mnt_id != self.mount,
@@ -295,6 +302,15 @@ fn open(parent: BorrowedFd<'_>, name: &CStr, kind: FileType, mount_point: bool) 
 
 fn chattr_flags(file: &OwnedFd) -> Option<u32> {
     rustix::fs::ioctl_getflags(file).ok().map(|flags| flags.bits() & CHATTR_FLAGS)
+}
+
+/// `struct fsxattr` of FS_IOC_FSGETXATTR, ioctl_xfs_fsgetxattr(2), as words: the project id is the fourth.
+fn project(file: &OwnedFd) -> Option<u32> {
+    const GET: libc::c_ulong = 0x801c_581f;
+    let mut words = [0_u32; 7];
+    // SAFETY: the descriptor is open, and the request writes 28 bytes, for which `words` has room.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), GET, &raw mut words) };
+    (result == 0).then_some(words[3])
 }
 
 /// A multiplicative hash by words, not std's SipHash: tests are built without optimisation, where that one takes two
