@@ -128,6 +128,7 @@ const OWNERS: [(u32, u32); 4] = [(0, 0), (1000, 1000), (3, 4), (0, 1000)];
 const SYNC: u32 = 0x8;
 const IMMUTABLE: u32 = 0x10;
 const APPEND: u32 = 0x20;
+const COMPRESS: u32 = 0x4;
 const NO_DUMP: u32 = 0x40;
 const NO_ATIME: u32 = 0x80;
 const DIR_SYNC: u32 = 0x1_0000;
@@ -228,7 +229,7 @@ impl World {
     }
 
     fn initial(&mut self) -> String {
-        match self.random.below(22) {
+        match self.random.below(23) {
             0..3 => self.mkdir(),
             3..9 => self.create(),
             9..12 => self.link(),
@@ -241,6 +242,7 @@ impl World {
             18 => self.chmod(),
             19 => self.flagged_directory(),
             20 => self.capability(),
+            21 => self.project(),
             _ => self.write_sparse(),
         }
     }
@@ -249,10 +251,21 @@ impl World {
     fn flagged_directory(&mut self) -> String {
         let path = joined(&self.known_or_top(), self.random.of(&FLAGGED_NAMES));
         let sync = if self.elsewhere() { NO_DUMP } else { SYNC };
-        let flags =
-            self.random.of(&[NO_DUMP, NO_ATIME, sync, DIR_SYNC, NO_DUMP | NO_ATIME, TOP_DIR, NO_DUMP | DIR_SYNC]);
-        let chattr = format!("op('chattr', {}, {flags:#x}, 0);", quoted(&path));
-        format!("{}\n{chattr}", self.made(Kind::Directory, path, "mkdir", "0755"))
+        let flags = self.random.of(&[
+            NO_DUMP,
+            NO_ATIME,
+            sync,
+            DIR_SYNC,
+            NO_DUMP | NO_ATIME,
+            TOP_DIR,
+            NO_DUMP | DIR_SYNC,
+            COMPRESS,
+        ]);
+        let flag = match self.random.below(4) {
+            0 => format!("op('project', {}, {}, 1);", quoted(&path), self.random.below(3)),
+            _ => format!("op('chattr', {}, {flags:#x}, 0);", quoted(&path)),
+        };
+        format!("{}\n{flag}", self.made(Kind::Directory, path, "mkdir", "0755"))
     }
 
     /// Immutable and append-only ones, and files with flags that do not come from their directory.
@@ -759,7 +772,7 @@ impl World {
             return self.chmod();
         }
         let path = self.any();
-        format!("op('project', {}, {});", quoted(&path), self.random.below(3))
+        format!("op('project', {}, {}, 0);", quoted(&path), self.random.below(3))
     }
 
     fn each(&mut self) -> String {
