@@ -129,7 +129,9 @@ pub fn redo(transaction: &Transaction, image: &Image, records: &[Record]) -> Res
 }
 
 fn redo_in(directory: BorrowedFd<'_>, state: &State, image: &Image, records: &[Record], first: bool) -> Result<()> {
-    if state.root != image.identity() {
+    // What is renamed from has to be on the image's file system, whatever number that has since the last mount.
+    let here = fs::fstat(directory)?.st_dev == image.identity().device;
+    if !here || state.root.inode != image.identity().inode {
         return refuse(
             Fault::new(format!("{} is not the directory that the transaction was begun on", image.path().display()))
                 .hint("Move the image back to where it was, or remove the transaction with `dropcloth discard`."),

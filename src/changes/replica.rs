@@ -288,7 +288,8 @@ pub fn commit(mut transaction: Transaction, image: &Image) -> Result<()> {
 /// Puts back the flags of the image's root after an exchange that was interrupted. Returns whether it had taken place.
 pub fn finish(state: &State, image: &Image) -> Result<bool> {
     let Some(exchanged) = state.exchanged else { return Ok(false) };
-    let done = exchanged == image.identity();
+    // Both are on one file system, whose device number may be another one after a power cut.
+    let done = exchanged.inode == image.identity().inode;
     protect(image.directory(), if done { state.root_flags.1 } else { state.root_flags.0 })?;
     Ok(done)
 }

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use super::args::Cli;
 use super::common;
 use crate::changes::{commit as committing, diff, gate, owners};
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Image;
 use crate::report::text;
 use crate::settings::Mode;
@@ -20,7 +20,13 @@ pub fn find(what: &str) -> Result<Transaction> {
 
 fn open(id: &str) -> Result<(Transaction, Image)> {
     let transaction = find(id)?;
-    let image = Image::reopen(&transaction.state.image, transaction.state.root)?;
+    let image = Image::open(&transaction.state.image)?;
+    if !transaction.state.is_of(transaction.directory(), &image)? {
+        return refuse(
+            Fault::new(format!("{} is not the directory that the transaction was begun on", image.path().display()))
+                .hint("Move the image back to where it was, or remove the transaction with `dropcloth discard`."),
+        );
+    }
     // A step that was killed left the copy of what stood before it.
     transaction.take_back()?;
     Ok((transaction, image))

@@ -66,7 +66,7 @@ pub fn run(cli: &Cli, arguments: &RunArguments, name: &str) -> Result<u8> {
     let command: Vec<OsString> = first.chain(arguments.command.iter().cloned()).collect();
     let mut prepared = common::prepare_in(cli, &flags, &root, &command)?;
     prepared.read_secrets()?;
-    if prepared.image.identity() != transaction.state.root {
+    if !transaction.state.is_of(transaction.directory(), &prepared.image)? {
         return refuse(
             Fault::new(format!("{} is not the directory that the transaction {name} was begun on", root.display()))
                 .hint(format!("Move the image back to where it was, or `dropcloth discard {name}`.")),

@@ -15,7 +15,7 @@ use crate::changes::marks::Prefix;
 use crate::changes::record::Record;
 use crate::changes::{Policy, Stamp};
 use crate::error::{Fault, Result, refuse};
-use crate::image::Identity;
+use crate::image::{Identity, Image};
 use crate::settings::{Backend, Mode};
 use crate::sys::fs;
 
@@ -35,6 +35,12 @@ pub struct State {
     pub image: PathBuf,
     /// Which directory that was.
     pub root: Identity,
+    /// The number that the image's file system carries, where it has one.
+    #[serde(default)]
+    pub file_system: Option<String>,
+    /// The transaction is on the image's own file system.
+    #[serde(default)]
+    pub same_file_system: bool,
     /// Commit or discard.
     pub mode: Mode,
     /// Kept on purpose (`--on-failure keep`): no later run removes it.
@@ -120,12 +126,39 @@ impl State {
         )
     }
 
+    /// Whether the transaction in `directory` was begun on `image`. A device number is good until the next mount only, and a
+    /// power cut is followed by one: where something better is known, that decides.
+    pub fn is_of(&self, directory: BorrowedFd<'_>, image: &Image) -> Result<bool> {
+        let now = image.identity();
+        let exchanged = self.exchanged.is_some_and(|tree| tree.inode == now.inode);
+        if self.root.inode != now.inode && !exchanged {
+            return Ok(false);
+        }
+        if self.same_file_system {
+            return Ok(fs::fstat(directory)?.st_dev == now.device);
+        }
+        // Nobody else makes this name.
+        if let Some(name) = &self.moved_to
+            && fs::stat(image.directory(), name.as_bytes())?.is_some()
+        {
+            return Ok(true);
+        }
+        let carried = fs::file_system(image.directory());
+        match (&self.file_system, &carried) {
+            (Some(then), Some(now)) if then != now => Ok(false),
+            (Some(_), Some(_)) => Ok(self.root == image.identity() || self.image == image.path()),
+            _ => Ok(self.root == now),
+        }
+    }
+
     fn unknown() -> State {
         State {
             version: VERSION,
             id: String::new(),
             image: PathBuf::new(),
             root: Identity { device: 0, inode: 0 },
+            file_system: None,
+            same_file_system: false,
             mode: Mode::Discard,
             kept: false,
             name: None,

@@ -67,7 +67,8 @@ impl Transaction {
         // A file made now has the time that the image's files get from now on.
         let begun = Some(changes::stamp(&fs::fstat(lock.as_fd())?));
         let state = State { begun, ..state };
-        let transaction = Transaction { directory, path: storage.join(name), _lock: lock, state };
+        let mut transaction = Transaction { directory, path: storage.join(name), _lock: lock, state };
+        transaction.state.same_file_system = transaction.identity()?.device == transaction.state.root.device;
         transaction.state.save(transaction.directory())?;
         disinherit(transaction.directory())?;
         for name in DIRECTORIES {

@@ -53,8 +53,12 @@ pub fn list(places: &[PathBuf], image: Option<&Image>) -> Result<Vec<Listed>> {
     for path in places.iter().flat_map(|p| directories(p)) {
         let Some(state) = peek(&path) else { continue };
         // One without a state is just being made or was killed in its first moments: nobody can name it yet.
-        let its = |i: &Image| [Some(state.root), state.exchanged].contains(&Some(i.identity()));
-        if state.id.is_empty() || !image.is_none_or(its) {
+        if state.id.is_empty() {
+            continue;
+        }
+        if let Some(image) = image
+            && !is_of(&state, &path, image)?
+        {
             continue;
         }
         let status = match Transaction::take(&path) {
@@ -76,6 +80,14 @@ pub fn list(places: &[PathBuf], image: Option<&Image>) -> Result<Vec<Listed>> {
     Ok(found)
 }
 
+/// One that vanishes while it is looked at is nobody's.
+fn is_of(state: &State, path: &Path, image: &Image) -> Result<bool> {
+    match super::open_owned(path) {
+        Ok(directory) => state.is_of(std::os::fd::AsFd::as_fd(&directory), image),
+        Err(_) => Ok(false),
+    }
+}
+
 fn peek(path: &Path) -> Option<State> {
     let directory = super::open_owned(path).ok()?;
     State::load(std::os::fd::AsFd::as_fd(&directory)).ok()
@@ -87,8 +99,7 @@ pub fn recover(places: &[PathBuf], image: &Image) -> Result<Vec<(PathBuf, Recove
     for path in places.iter().flat_map(|p| directories(p)) {
         let Some(state) = peek(&path) else { continue };
         let unknown = state.id.is_empty() && belongs_beside(&path, image);
-        let its = [Some(state.root), state.exchanged].contains(&Some(image.identity()));
-        if its || unknown {
+        if unknown || is_of(&state, &path, image)? {
             let what = recover_one(&path, image)?;
             done.push((path, what));
         }
