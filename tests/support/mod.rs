@@ -1,7 +1,10 @@
 //! What every sandbox test needs: a copy of a root, a way to run dropcloth on it, and the leak check at the end.
 #![allow(dead_code, missing_docs, reason = "each test target uses a part of this")]
 
+pub mod disk;
+pub mod fuse;
 pub mod host;
+pub mod rich;
 pub mod tree;
 
 use std::ffi::OsStr;

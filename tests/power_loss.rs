@@ -1,0 +1,299 @@
+//! The power goes off during a run: whatever the disk has by then, the image is before or after the step once it has been
+//! recovered. The disks are files whose server logs every write and flush, so that each moment of them can be made again,
+//! with what a disk may lose: any of the writes that no flush has confirmed.
+#![allow(missing_docs, clippy::disallowed_methods, reason = "a test starts programs and clears up after itself")]
+
+mod support;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use support::disk::{Loss, Mounted, Platter, apart, write_sparse};
+use support::fuse::{Disks, Event};
+use support::rich::{self, OPTIONS, STEP};
+use support::tree::{self, Snapshot};
+use support::{assert_code, stderr};
+
+const SIZE: u64 = 32 << 20;
+
+/// Where the disks are mounted, by their numbers.
+const NAMES: [&str; 2] = ["image", "scratch"];
+
+/// What every test here starts from.
+struct Ground {
+    /// A disk with the image, and an empty one.
+    disks: [Vec<u8>; 2],
+    before: Snapshot,
+}
+
+fn ground() -> &'static Ground {
+    static GROUND: OnceLock<Ground> = OnceLock::new();
+    GROUND.get_or_init(|| {
+        let place = Place::new();
+        apart(place.path(), || {
+            let mut before = None;
+            let image = formatted(&place, |root| {
+                rich::make(root);
+                rich::protect(root);
+                before = Some(tree::snapshot(root));
+            });
+            Ground { disks: [image, formatted(&place, |_| {})], before: before.unwrap() }
+        })
+    })
+}
+
+/// A new file system, filled and unmounted.
+fn formatted(place: &Place, fill: impl FnOnce(&Path)) -> Vec<u8> {
+    let file = place.path().join("new");
+    File::create(&file).unwrap().set_len(SIZE).unwrap();
+    // All is written at once: later, the kernel would write the rest of the tables whenever it likes.
+    let options = ["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"];
+    assert!(Command::new("mkfs.ext4").args(options).arg(&file).status().unwrap().success());
+    let mounted = Mounted::new(&file, &place.path().join("new.mounted"));
+    fill(&place.path().join("new.mounted/rootfs"));
+    drop(mounted);
+    std::fs::read(&file).unwrap()
+}
+
+/// A folder that each thread lays its own tmpfs over, so that the paths are the same for all of them.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Place {
+        Place(tempfile::Builder::new().prefix("power").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap())
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn disk(&self, number: usize) -> PathBuf {
+        self.path().join(NAMES[number])
+    }
+
+    fn root(&self) -> PathBuf {
+        self.disk(0).join("rootfs")
+    }
+
+    fn dropcloth(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(support::binary());
+        command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("HOME", self.path()).current_dir(self.disk(0)).stdin(Stdio::null());
+        command
+    }
+}
+
+/// A run, with all that its disks were sent.
+struct Recording {
+    start: Vec<Vec<u8>>,
+    log: Vec<Event>,
+    /// Where in the log the run had ended.
+    ended: usize,
+    after: Snapshot,
+}
+
+/// What else goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Company {
+    /// Nothing: the disk is told to flush by dropcloth alone.
+    Alone,
+    /// Another program syncs a small file of its own again and again. Each time the file system's journal is written, with
+    /// whatever names and sizes are in it by then, but not the data that others have written.
+    Syncing,
+}
+
+/// Runs `commands` on disks that begin as `start`.
+fn record(place: &Place, start: &[Vec<u8>], company: Company, commands: &[Vec<&str>]) -> Recording {
+    apart(place.path(), || {
+        let folder = place.path().join("disks");
+        std::fs::create_dir(&folder).unwrap();
+        let disks = Disks::serve(&folder, start.to_vec());
+        let mounted: Vec<_> = (0..start.len()).map(|disk| Mounted::new(&disks.file(disk), &place.disk(disk))).collect();
+        let run = || {
+            for command in commands {
+                assert_code(&place.dropcloth(command).output().unwrap(), 0);
+            }
+        };
+        match company {
+            Company::Alone => run(),
+            Company::Syncing => while_syncing(place, start.len(), run),
+        }
+        let ended = disks.now();
+        let after = tree::snapshot(&place.root());
+        drop(mounted);
+        Recording { start: start.to_vec(), log: disks.finish(), ended, after }
+    })
+}
+
+fn while_syncing(place: &Place, disks: usize, work: impl FnOnce()) {
+    let files: Vec<File> = (0..disks).map(|disk| File::create(place.disk(disk).join("other")).unwrap()).collect();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for turn in 0_u64.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let file = &files[usize::try_from(turn).unwrap() % files.len()];
+                file.write_all_at(&turn.to_ne_bytes(), 0).unwrap();
+                file.sync_all().unwrap();
+            }
+        });
+        work();
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Before,
+    After,
+}
+
+/// A power cut just before an event of the log.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    when: usize,
+    loss: Loss,
+}
+
+impl Recording {
+    /// Before each flush, at the end of the run, at the end of all; in the short form about `few` of them.
+    fn cuts(&self, few: usize) -> Vec<Cut> {
+        let flush =
+            |when: &usize| matches!(self.log.get(*when), Some(Event::Flush { .. }) | None) || *when == self.ended;
+        let whens: Vec<usize> = (0..=self.log.len()).filter(flush).collect();
+        let (stride, chances) = if every_one() { (1, 12) } else { (whens.len().div_ceil(few), 1) };
+        let chosen = whens.iter().copied().enumerate();
+        let chosen = chosen.filter(|(index, when)| index % stride == 0 || *when >= self.ended).map(|(_, when)| when);
+        let losses = [Loss::All, Loss::None].into_iter().chain((0..chances).map(Loss::Some));
+        chosen.flat_map(|when| losses.clone().map(move |loss| Cut { when, loss })).collect()
+    }
+
+    /// Tries every cut, on two threads; fails with all that went wrong. Says how often the image was before, and after.
+    #[track_caller]
+    fn play(&self, place: &Place, cuts: &[Cut], recover: &[Vec<&str>]) -> (usize, usize) {
+        let results = thread::scope(|scope| {
+            let half = |parity: usize| {
+                let mine = cuts.iter().enumerate().filter(move |(index, _)| index % 2 == parity);
+                let all = move || {
+                    let mut platters = self.platters();
+                    let attempt = |(index, cut): (usize, &Cut)| {
+                        let disks: Vec<_> =
+                            platters.iter_mut().map(|platter| platter.cut(cut.when, cut.loss)).collect();
+                        (*cut, self.attempt(place, &disks, &recover[index / 2 % recover.len()]))
+                    };
+                    mine.map(attempt).collect::<Vec<_>>()
+                };
+                scope.spawn(move || apart(place.path(), all))
+            };
+            let [first, second] = [half(0), half(1)].map(|thread| thread.join().unwrap());
+            [first, second].concat()
+        });
+        self.judge(&results)
+    }
+
+    fn platters(&self) -> Vec<Platter<'_>> {
+        self.start.iter().enumerate().map(|(disk, content)| Platter::new(disk, content.clone(), &self.log)).collect()
+    }
+
+    /// Mounts the disks as they were left, recovers, and looks.
+    fn attempt(&self, place: &Place, disks: &[Vec<u8>], recover: &[&str]) -> Result<State, String> {
+        let mounted: Vec<_> = disks
+            .iter()
+            .enumerate()
+            .map(|(disk, content)| {
+                let file = place.path().join(format!("{disk}.disk"));
+                write_sparse(&file, content);
+                Mounted::new(&file, &place.disk(disk))
+            })
+            .collect();
+        let output = place.dropcloth(recover).output().unwrap();
+        let found = self.compare(place, &output);
+        drop(mounted);
+        found
+    }
+
+    fn compare(&self, place: &Place, output: &Output) -> Result<State, String> {
+        if !output.status.success() {
+            return Err(format!("  recovery: {}", stderr(output)));
+        }
+        let leavings = left(place);
+        if !leavings.is_empty() {
+            return Err(format!("  left: {leavings:?}\n  recovery: {}", stderr(output)));
+        }
+        let now = tree::snapshot(&place.root());
+        let [from_before, from_after] = [&ground().before, &self.after].map(|snapshot| tree::diff(snapshot, &now));
+        match (from_before.is_empty(), from_after.is_empty()) {
+            (true, _) => Ok(State::Before),
+            (_, true) => Ok(State::After),
+            _ if from_before.len() < from_after.len() => {
+                Err(format!("  from before:\n    {}", from_before.join("\n    ")))
+            }
+            _ => Err(format!("  from after:\n    {}", from_after.join("\n    "))),
+        }
+    }
+
+    /// Nothing in between; after the run's end only after; and what has once been after is never before again.
+    #[track_caller]
+    fn judge(&self, results: &[(Cut, Result<State, String>)]) -> (usize, usize) {
+        let is = |result: &Result<State, String>, state| *result == Ok(state);
+        let sure = results.iter().filter(|(cut, found)| cut.loss == Loss::All && is(found, State::After));
+        let sure = sure.map(|(cut, _)| cut.when).min().unwrap_or(self.ended).min(self.ended);
+        let wrong = |(cut, found): &(Cut, Result<State, String>)| match found {
+            Err(what) => Some(format!("{cut:?}\n{what}")),
+            Ok(State::Before) if cut.when >= sure => Some(format!("{cut:?}: before, though {sure} was after")),
+            Ok(_) => None,
+        };
+        let wrong: Vec<String> = results.iter().filter_map(wrong).collect();
+        let shown: Vec<String> = wrong.iter().take(10).cloned().collect();
+        assert!(
+            wrong.is_empty(),
+            "{} of {} (the run ended at {}):\n{}",
+            wrong.len(),
+            results.len(),
+            self.ended,
+            shown.join("\n")
+        );
+        let count = |state: State| results.iter().filter(|(_, found)| is(found, state)).count();
+        (count(State::Before), count(State::After))
+    }
+}
+
+/// Names on the disks that nobody but dropcloth can have made.
+fn left(place: &Place) -> Vec<PathBuf> {
+    let entries = NAMES.iter().flat_map(|name| std::fs::read_dir(place.path().join(name)).into_iter().flatten());
+    let names = entries.map(|entry| entry.unwrap().path());
+    names.filter(|path| !["lost+found", "rootfs", "other"].iter().any(|known| path.ends_with(known))).collect()
+}
+
+fn every_one() -> bool {
+    std::env::var_os("DROPCLOTH_LONG").is_some()
+}
+
+fn run<'a>(options: &[&'a str], step: &'a str) -> Vec<&'a str> {
+    [&["run"], options, &OPTIONS, &["./rootfs", "--", "sh", "-c", step]].concat()
+}
+
+#[track_caller]
+fn assert_both(what: &str, recording: &Recording, (before, after): (usize, usize)) {
+    println!("{what}: {} events, {before} before, {after} after", recording.log.len());
+    assert!(before > 0 && after > 0, "{before} before, {after} after");
+}
+
+#[test]
+fn a_power_cut_leaves_the_image_before_or_after_the_step() {
+    needs_root!();
+    let place = Place::new();
+    for (what, company, few) in [("alone", Company::Alone, 20), ("in company", Company::Syncing, 20)] {
+        let recording = record(&place, &ground().disks[..1], company, &[run(&[], STEP)]);
+        let cuts = recording.cuts(few);
+        let counts = recording.play(&place, &cuts, &[vec!["recover", "./rootfs"], run(&[], "true")]);
+        assert_both(what, &recording, counts);
+    }
+}

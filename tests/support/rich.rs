@@ -1,0 +1,37 @@
+//! A tree and a step for it that between them have something of everything.
+#![allow(dead_code, reason = "every test program takes in the whole module and uses its part of it")]
+
+use std::path::Path;
+
+/// Something of everything that has a record of its own in the journal, and what makes one record stand on another.
+pub const STEP: &str = "set -e; cd /t
+    mv d1 d9; echo x >> d9/a; echo n > d9/sub/new; mkdir d1; mv d9/sub d1/sub
+    mv d2 swap; mv d3 d2; mv swap d3
+    rm -r d4; mkdir d4; mv d5 d4/; echo x > d4/d5/a
+    mv d6/mid/in out; rm -r d6; ln -s / d6
+    echo x >> l/h1; rm l/h2; ln l/h1 l/h4
+    rm file; echo n > new; mkdir -p n/m; echo n > n/m/f; ln n/m/f n/g; mv moved n/
+    rm -r d7; echo now a file > d7; rm link; mkdir link; echo n > link/f
+    chmod 700 d8; chown 3:4 d8; setfattr -n user.a -v 1 d8; setfattr -n trusted.overlay.mine -v 1 n/m/f
+    mkdir w; rm -r d8/old; mkdir d8/old; mv d8/old w/; echo x >> nodump; chmod 711 /t
+    chattr -i imm; echo x >> imm; chattr +i imm n/m/f; touch -d '2001-01-01 00:00:00' d8 w l";
+
+const PREPARE: &str = "mkdir t; cd t
+    mkdir -p d1/sub d2/two d3/three d4 d5 d6/mid/in d7 d8/old l l2
+    for f in d1/a d1/sub/x d2/two/f d3/three/f d4/gone d5/a d5/b d6/mid/in/f d6/out d7/f d8/old/f d8/f file moved imm nodump l/h1 l/i
+    do echo $f > $f; done
+    ln l/h1 l/h2; ln l/h1 l2/h3; ln -s d1 link; cd ..; find . -exec touch -h -d 2001-02-03T04:05:06.5 {} +";
+
+pub const OPTIONS: [&str; 4] = ["--cap-add", "LINUX_IMMUTABLE", "--cap-add", "SYS_ADMIN"];
+
+/// A copy of the small root with the tree in it; `protect` comes when it stands where it stays.
+pub fn make(root: &Path) {
+    super::copy(&super::small_root(), root);
+    ["chattr", "setfattr"].iter().for_each(|tool| super::install(tool, root));
+    super::shell(PREPARE, root);
+}
+
+/// The flags that cp(1) does not copy.
+pub fn protect(root: &Path) {
+    super::shell("chattr +d t/nodump; chattr +i t/imm", root);
+}
