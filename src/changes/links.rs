@@ -90,9 +90,7 @@ fn record(scan: &Scan<'_>, indexed: &Indexed, at: Inside, lower: &Inside) -> Res
     let all = fs::flags(image.as_fd())?.unwrap_or(0);
     let (times, flags) = match fs::open_dir_below(scan.layers.upper, at.parent().bytes()) {
         // Its Protect record comes later.
-        Ok(directory) => {
-            (scan.clamped(Times::of(&fs::fstat(directory.as_fd())?)), all & marks::PROJECT_INHERIT)
-        }
+        Ok(directory) => (scan.clamped(Times::of(&fs::fstat(directory.as_fd())?)), all & marks::PROJECT_INHERIT),
         Err(_) => (Times::of(&fs::fstat(image.as_fd())?), all & (marks::PROTECTED_FLAGS | marks::PROJECT_INHERIT)),
     };
     Ok(Record::Link {

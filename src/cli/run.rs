@@ -87,7 +87,7 @@ pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
         id: transaction::new_id()?,
         image: plan.image.clone(),
         root: prepared.image.identity(),
-        file_system: fs::file_system(prepared.image.directory()),
+        file_system: fs::file_system_id(prepared.image.directory()),
         same_file_system: false,
         mode: plan.mode,
         kept: name.is_some(),

@@ -274,7 +274,7 @@ pub fn set_times_of(file: BorrowedFd<'_>, times: Times) -> SysResult<()> {
 
 /// The type of a file's file system where it matters here, as mountinfo names it; `other` else. statfs(2).
 pub fn kind(file: BorrowedFd<'_>) -> SysResult<&'static str> {
-    let known: [(i64, &str); 10] = [
+    let known: [(u64, &str); 10] = [
         (0x794c_7630, "overlay"),
         (0x6969, "nfs"),
         (0x6573_5546, "fuse"),
@@ -286,7 +286,7 @@ pub fn kind(file: BorrowedFd<'_>) -> SysResult<&'static str> {
         (0x0102_1994, "tmpfs"),
         (0xef53, "ext4"),
     ];
-    let found = rustix::fs::fstatfs(file).called(|| format!("fstatfs([{}])", file.as_raw_fd()))?.f_type;
+    let found = file_system(file)?;
     Ok(known.iter().find(|(magic, _)| *magic == found).map_or("other", |(_, name)| name))
 }
 
@@ -326,7 +326,7 @@ const FS_IOC_GETFSUUID: libc::c_ulong = 0x8011_1500;
 
 /// The number that the file system carries itself, in hexadecimal: unlike its device number it stays with the next mount.
 /// `None` where it has none, and before Linux 6.9.
-pub fn file_system(file: BorrowedFd<'_>) -> Option<String> {
+pub fn file_system_id(file: BorrowedFd<'_>) -> Option<String> {
     let mut value: FsUuid = [0; 17];
     // SAFETY: the descriptor is borrowed and `value` is the 17-byte structure that this request writes.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_GETFSUUID, &raw mut value) };
@@ -379,6 +379,16 @@ pub fn try_lock(file: BorrowedFd<'_>, exclusive: bool) -> SysResult<bool> {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
         Err(errno) => Err(SysError::new(format!("flock([{}])", file.as_raw_fd()), errno.raw_os_error())),
+    }
+}
+
+/// Takes the shared flock(2) lock, and waits for it.
+pub fn lock_shared(file: BorrowedFd<'_>) -> SysResult<()> {
+    loop {
+        match rustix::fs::flock(file, rustix::fs::FlockOperation::LockShared) {
+            Err(Errno::INTR) => {}
+            other => return other.called(|| format!("flock([{}], LOCK_SH)", file.as_raw_fd())),
+        }
     }
 }
 

@@ -143,7 +143,7 @@ impl State {
         {
             return Ok(true);
         }
-        let carried = fs::file_system(image.directory());
+        let carried = fs::file_system_id(image.directory());
         match (&self.file_system, &carried) {
             (Some(then), Some(now)) if then != now => Ok(false),
             (Some(_), Some(_)) => Ok(self.root == image.identity() || self.image == image.path()),

@@ -57,6 +57,7 @@ impl Transaction {
         result
     }
 
+    /// Until the state is written the storage is locked too: who gets that alone knows that nobody is just here.
     fn make(storage: &Path, name: &str, state: State) -> Result<Transaction> {
         let base = make_in_storage(storage, name.as_bytes())?;
         let directory = fs::open_dir(base.as_fd(), name.as_bytes())?;
@@ -71,6 +72,7 @@ impl Transaction {
         transaction.state.same_file_system = transaction.identity()?.device == transaction.state.root.device;
         transaction.state.save(transaction.directory())?;
         disinherit(transaction.directory())?;
+        drop(base);
         for name in DIRECTORIES {
             fs::mkdir(transaction.directory(), name, 0o700)?;
         }
@@ -152,6 +154,7 @@ fn make_in_storage(storage: &Path, name: &[u8]) -> Result<OwnedFd> {
             Err(error) if vanished(&error) => continue,
             other => other?,
         };
+        fs::lock_shared(base.as_fd())?;
         match fs::mkdir(base.as_fd(), name, 0o700) {
             Err(error) if error.errno == libc::ENOENT => {}
             other => return Ok(other.map(|()| base)?),

@@ -1,5 +1,6 @@
 //! What a dead runner left: finished when its commit was decided, removed when not.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use super::journal::{self, Progress};
@@ -7,6 +8,7 @@ use super::{State, Transaction};
 use crate::changes::{commit, replica};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Image;
+use crate::sys::fs;
 
 /// What was done with one transaction.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -83,25 +85,28 @@ pub fn list(places: &[PathBuf], image: Option<&Image>) -> Result<Vec<Listed>> {
 /// One that vanishes while it is looked at is nobody's.
 fn is_of(state: &State, path: &Path, image: &Image) -> Result<bool> {
     match super::open_owned(path) {
-        Ok(directory) => state.is_of(std::os::fd::AsFd::as_fd(&directory), image),
+        Ok(directory) => state.is_of(directory.as_fd(), image),
         Err(_) => Ok(false),
     }
 }
 
 fn peek(path: &Path) -> Option<State> {
     let directory = super::open_owned(path).ok()?;
-    State::load(std::os::fd::AsFd::as_fd(&directory)).ok()
+    State::load(directory.as_fd()).ok()
 }
 
 /// Recovers every transaction of `image` in `places`. The image's exclusive lock is held by the caller.
 pub fn recover(places: &[PathBuf], image: &Image) -> Result<Vec<(PathBuf, Recovered)>> {
     let mut done = Vec::new();
-    for path in places.iter().flat_map(|p| directories(p)) {
-        let Some(state) = peek(&path) else { continue };
-        let unknown = state.id.is_empty() && belongs_beside(&path, image);
-        if unknown || is_of(&state, &path, image)? {
-            let what = recover_one(&path, image)?;
-            done.push((path, what));
+    for place in places {
+        for path in directories(place) {
+            let Some(state) = peek(&path) else { continue };
+            if state.id.is_empty() {
+                done.extend(recover_nameless(place, &path, image)?.map(|what| (path, what)));
+            } else if is_of(&state, &path, image)? {
+                let what = recover_one(&path, image)?;
+                done.push((path, what));
+            }
         }
     }
     // A runner killed between two calls can leave the directory empty; with anything in it, it stays.
@@ -109,11 +114,32 @@ pub fn recover(places: &[PathBuf], image: &Image) -> Result<Vec<(PathBuf, Recove
     Ok(done)
 }
 
-/// A directory without a state, killed in its first moments: ours when it lies beside this image and bears its name.
-fn belongs_beside(path: &Path, image: &Image) -> bool {
-    let beside = image.path().parent().map(|p| p.join(".dropcloth"));
+/// One without a state, or with one that a power cut tore: it was killed in its first moments, or never synced, and no image
+/// has anything of it. That nobody is just making it, the storage's lock tells.
+fn recover_nameless(place: &Path, path: &Path, image: &Image) -> Result<Option<Recovered>> {
+    let Ok(base) = super::open_owned(place) else { return Ok(None) };
+    if !fs::try_lock(base.as_fd(), true)? || !looks_like_one(path, image)? {
+        return Ok(None);
+    }
+    let Some(transaction) = Transaction::take(path)? else { return Ok(None) };
+    if !transaction.state.id.is_empty() {
+        return Ok(None);
+    }
+    transaction.remove()?;
+    Ok(Some(Recovered::Removed))
+}
+
+/// A scratch directory may hold whatever its owner likes: only what has the name of a transaction of an image so called, and
+/// nothing in it but what a transaction has, is taken for one.
+fn looks_like_one(path: &Path, image: &Image) -> Result<bool> {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    path.parent() == beside.as_deref() && name.starts_with(&format!("{}.", super::printable(image.path())))
+    let id = name.strip_prefix(&format!("{}.", super::printable(image.path()))).unwrap_or_default();
+    if id.len() != 8 || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Ok(false);
+    }
+    let known = [&b"lock"[..], b"state", b"state.tmp", b"plan.tmp", b"done", b"before", b"before.new"];
+    let entries = fs::entries(super::open_owned(path)?.as_fd())?;
+    Ok(entries.iter().all(|e| known.contains(&&e.name[..]) || super::DIRECTORIES.contains(&&e.name[..])))
 }
 
 fn recover_one(path: &Path, image: &Image) -> Result<Recovered> {
