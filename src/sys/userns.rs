@@ -65,6 +65,7 @@ impl Mapper {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "only a set-uid program may map subordinate ids, user_namespaces(7)")]
 fn write_maps(target: u32, users: &[Line], groups: &[Line]) -> Result<(), String> {
     for (program, lines) in [("newuidmap", users), ("newgidmap", groups)] {
         let numbers = lines.iter().flat_map(|(inside, outside, count)| [inside, outside, count]);

@@ -137,7 +137,18 @@ fn looks_like_one(path: &Path, image: &Image) -> Result<bool> {
     if id.len() != 8 || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(false);
     }
-    let known = [&b"lock"[..], b"state", b"state.tmp", b"plan.tmp", b"done", b"before", b"before.new"];
+    let known = [
+        &b"lock"[..],
+        b"state",
+        b"state.tmp",
+        b"plan.tmp",
+        b"done",
+        b"before",
+        b"before.new",
+        replica::TREE,
+        b"probe",
+        b"tick",
+    ];
     let entries = fs::entries(super::open_owned(path)?.as_fd())?;
     Ok(entries.iter().all(|e| known.contains(&&e.name[..]) || super::DIRECTORIES.contains(&&e.name[..])))
 }
