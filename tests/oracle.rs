@@ -63,7 +63,7 @@ fn script(lines: &[&[String]]) -> String {
 fn base() -> &'static Path {
     static BASE: OnceLock<tempfile::TempDir> = OnceLock::new();
     let directory = BASE.get_or_init(|| {
-        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let directory = tempfile::tempdir_in(support::temporary()).unwrap();
         let root = directory.path().join("root");
         std::fs::create_dir(&root).unwrap();
         shell("mkdir -p bin dev etc proc root run sys t tmp usr/bin var/lib var/tmp; chmod 1777 tmp", &root);
@@ -80,8 +80,10 @@ fn field(program: &Program) -> Field {
         shell("chgrp 4 .; chmod g+s .; setfacl -d -m u:1:rwx .; chattr +dA .", field.path());
     }
     let age = [String::from("age('/');")];
-    let made = [format!("($made, $xfs) = (1, {});", u8::from(on_xfs(&field)))];
-    std::fs::write(field.root.join("tree.pl"), script(&[&program.tree, &age, &program.flags])).unwrap();
+    let userns = u8::from(backend() == Backend::UserNamespace);
+    let made = [format!("($made, $xfs, $userns) = (1, {}, {userns});", u8::from(on_xfs(&field)))];
+    let limited = [format!("$userns = {userns};")];
+    std::fs::write(field.root.join("tree.pl"), script(&[&limited, &program.tree, &age, &program.flags])).unwrap();
     for (number, part) in parts(program).iter().enumerate() {
         let end = [String::from(if part.fails { "exit 9;" } else { "exit 0;" })];
         std::fs::write(field.root.join(step_name(number)), script(&[&made, part.lines, &end])).unwrap();
@@ -117,7 +119,14 @@ fn now() -> i64 {
 /// With /proc, in a mount namespace of its own.
 fn in_chroot(root: &Path, script: &str) -> Output {
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-ec", "mount -t proc proc ./proc; exec chroot . /bin/perl \"$1\"", "sh", script]);
+    command.args([
+        "--mount",
+        "sh",
+        "-ec",
+        "mount -t proc proc ./proc 2>/dev/null || mount --rbind /proc ./proc; exec chroot . /bin/perl \"$1\"",
+        "sh",
+        script,
+    ]);
     command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
     command.current_dir(root).output().unwrap()
 }
@@ -162,9 +171,32 @@ fn on_xfs(field: &Field) -> bool {
     rustix::fs::statfs(&field.root).unwrap().f_type == MAGIC
 }
 
+/// What keeps the step from the image. DROPCLOTH_ORACLE_BACKEND says another one than root's overlay.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Backend {
+    Overlay,
+    /// `userns`: the overlay of a user namespace, for programs without hard links, renamed directories and inode flags.
+    UserNamespace,
+    /// `copy`: the exchange of a copy, for all programs.
+    Copy,
+}
+
+fn backend() -> Backend {
+    match std::env::var("DROPCLOTH_ORACLE_BACKEND").as_deref() {
+        Err(_) => Backend::Overlay,
+        Ok("userns") => Backend::UserNamespace,
+        Ok("copy") => Backend::Copy,
+        Ok(other) => panic!("DROPCLOTH_ORACLE_BACKEND={other} is neither userns nor copy"),
+    }
+}
+
+fn backend_options() -> &'static [&'static str] {
+    if backend() == Backend::Copy { &["--backend", "copy"] } else { &[] }
+}
+
 fn begin(program: &Program, step: &Field, found: &mut Vec<String>) {
     if program.way == Way::Steps {
-        succeed(step, &["begin", "./rootfs", "--name", "build"], found);
+        succeed(step, &[&["begin", "./rootfs", "--name", "build"], backend_options()].concat(), found);
     }
 }
 
@@ -185,7 +217,9 @@ fn in_step(program: &Program, step: &Field, script: &str) -> Output {
     let options = ["--cap-add", "LINUX_IMMUTABLE", "--cap-add", "SYS_ADMIN", "--env", "LC_ALL=C"];
     let scratch = scratch();
     let (place, root) = match program.way {
-        Way::Run => (vec![], vec!["./rootfs"]),
+        Way::Run => (backend_options().to_vec(), vec!["./rootfs"]),
+        // A copy is always beside the image.
+        Way::Scratch if backend() == Backend::Copy => (backend_options().to_vec(), vec!["./rootfs"]),
         Way::Scratch => (vec!["--scratch", scratch.to_str().unwrap()], vec!["./rootfs"]),
         Way::Steps => (vec!["--in", "build"], vec![]),
     };

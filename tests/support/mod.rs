@@ -157,7 +157,7 @@ impl Drop for Field {
     }
 }
 
-fn temporary() -> PathBuf {
+pub fn temporary() -> PathBuf {
     std::env::var_os("CARGO_TARGET_TMPDIR").map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from)
 }
 
