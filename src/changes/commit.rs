@@ -30,8 +30,8 @@ pub enum Pending {
 /// Reads what the step did, without changing anything.
 pub fn scan(transaction: &Transaction, image: &Image) -> Result<(Changes, Pending)> {
     if transaction.state.backend == Backend::Copy {
-        let changes = replica::scan(transaction, image)?;
-        let pending = if changes.list.is_empty() { Pending::Nothing } else { Pending::Exchange };
+        let (changes, something) = replica::scan(transaction, image)?;
+        let pending = if something { Pending::Exchange } else { Pending::Nothing };
         return Ok((changes, pending));
     }
     let (changes, records) = scan_in(transaction.directory(), &transaction.state, image.directory())?;
@@ -49,12 +49,10 @@ fn scan_in(directory: BorrowedFd<'_>, state: &State, image: BorrowedFd<'_>) -> R
     process::raise_file_limit();
     let upper = fs::open_dir(directory, b"upper")?;
     let work = fs::open_dir(directory, b"work").ok();
-    let scaffold = fs::open_dir(directory, b"scaffold").ok();
     super::scan(&Layers {
         upper: upper.as_fd(),
         work: work.as_ref().map(AsFd::as_fd),
         image,
-        scaffold: scaffold.as_ref().map(AsFd::as_fd),
         policy: &state.policy,
         prefix: state.prefix,
         begun: state.begun,
@@ -68,10 +66,7 @@ pub fn find_leaks(transaction: &Transaction, changes: &mut Changes, secrets: &[N
     if rules.leaks == Leaks::Off {
         return Ok(());
     }
-    let mut needles = [secrets, &rules.needles].concat();
-    if let Ok(scaffold) = fs::open_dir(transaction.directory(), b"scaffold") {
-        needles.extend(leaks::overrides(scaffold.as_fd(), &transaction.state.policy));
-    }
+    let needles = [secrets, &rules.needles].concat();
     let upper = written(transaction)?;
     changes.leaks = leaks::scan(upper.as_fd(), changes, &transaction.state.policy, &needles)?;
     for remembered in &transaction.state.secret_leaks {
@@ -107,7 +102,7 @@ pub fn commit(transaction: Transaction, image: &Image, pending: Pending) -> Resu
 
 /// Whether one mount holds both: rename(2) between two mounts of one file system is EXDEV.
 fn rename_works(transaction: &Transaction, image: &Image) -> Result<bool> {
-    match fs::rename(transaction.directory(), b"stage", image.directory(), b".") {
+    match fs::rename(transaction.directory(), b"upper", image.directory(), b".") {
         Err(error) if error.errno == libc::EXDEV => Ok(false),
         // The name "." can never be renamed to: any other error comes from a rename that could have been.
         Err(_) => Ok(true),
@@ -186,9 +181,6 @@ fn copy_over(transaction: &Transaction, image: &Image, name: &str) -> Result<Own
     fs::mkdir(image.directory(), name.as_bytes(), 0o700)?;
     let directory = fs::open_dir(image.directory(), name.as_bytes())?;
     disinherit(directory.as_fd())?;
-    for below in [&b"stage"[..], b"trash"] {
-        fs::mkdir(directory.as_fd(), below, 0o700)?;
-    }
     fs::mkdir(directory.as_fd(), b"work", 0o700)?;
     let mut copier = copy::Copier::default();
     copier.tree(transaction.directory(), b"upper", directory.as_fd())?;
@@ -197,7 +189,6 @@ fn copy_over(transaction: &Transaction, image: &Image, name: &str) -> Result<Own
         let target = fs::open_dir(directory.as_fd(), b"work")?;
         copier.tree(work.as_fd(), b"index", target.as_fd())?;
     }
-    copier.tree(transaction.directory(), b"scaffold", directory.as_fd())?;
     copier.finish()?;
     Ok(directory)
 }

@@ -1,6 +1,5 @@
 //! Traces of the run in what would be committed: the mirror's path in a lock file, a password in a log, a copied secret.
 
-use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -98,26 +97,10 @@ pub(super) fn stat_below(upper: BorrowedFd<'_>, path: &Inside) -> Result<Option<
     }
 }
 
-/// The overrides' own contents, read from the scaffold: a step that copies one leaves them in the image.
-pub fn overrides(scaffold: BorrowedFd<'_>, policy: &Policy) -> Vec<Needle> {
-    let mut needles: Vec<Needle> = Vec::new();
-    for path in policy.overrides.keys() {
-        let Some((parent, name)) = path.split() else { continue };
-        let Ok(directory) = fs::open_dir_below(scaffold, parent.bytes()) else { continue };
-        let Ok(file) = fs::open_read(directory.as_fd(), name) else { continue };
-        let mut text = Vec::new();
-        let read = std::fs::File::from(file).take(LONGEST as u64 * 2).read_to_end(&mut text);
-        if read.is_err() || text.trim_ascii().len() < SHORTEST_OVERRIDE {
-            continue;
-        }
-        let known = |text: &Hex| needles.iter().any(|n| n.text == *text);
-        if let Some(needle) = Needle::new(format!("the contents of {path}, which was laid over"), &text)
-            && !known(&needle.text)
-        {
-            needles.push(needle);
-        }
-    }
-    needles
+/// The contents of an override: a step that copies it leaves them in the image.
+pub fn override_needle(path: &Inside, text: &[u8]) -> Option<Needle> {
+    let long = text.trim_ascii().len() >= SHORTEST_OVERRIDE;
+    Needle::new(format!("the contents of {path}, which was laid over"), text).filter(|_| long)
 }
 
 /// Searches every new and changed file and link of `upper` for the needles.

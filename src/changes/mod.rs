@@ -134,19 +134,46 @@ pub struct Policy {
     pub overrides: BTreeMap<Inside, WhenChanged>,
     /// Directories and mount points that only the scaffold has.
     pub made: BTreeSet<Inside>,
+    /// What the overrides hold, where it is known: an override that was only opened for writing is unchanged.
+    #[serde(default)]
+    pub contents: BTreeMap<Inside, Digest>,
+}
+
+/// Length and FNV-1a of some bytes. Tells an accident from no change; nothing depends on it that somebody could gain by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digest(u64, u64);
+
+impl Digest {
+    /// Of these bytes.
+    pub fn of(bytes: &[u8]) -> Digest {
+        const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+        const PRIME: u64 = 0x0100_0000_01b3;
+        Digest(bytes.len() as u64, bytes.iter().fold(BASIS, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME)))
+    }
 }
 
 impl Policy {
     /// The policy of a scaffold.
     pub fn of(scaffold: &crate::plan::Scaffold) -> Policy {
-        use crate::plan::Entry;
+        use crate::plan::{Content, Entry};
         let mut policy = Policy::default();
         for (path, entry) in &scaffold.entries {
             match entry {
                 Entry::Clone => {}
                 Entry::Directory { .. } => drop(policy.made.insert(path.clone())),
-                Entry::Point => drop(policy.overrides.insert(path.clone(), WhenChanged::Drop)),
-                Entry::File { when_changed, .. } => drop(policy.overrides.insert(path.clone(), *when_changed)),
+                Entry::Point => {
+                    policy.overrides.insert(path.clone(), WhenChanged::Drop);
+                    policy.contents.insert(path.clone(), Digest::of(b""));
+                }
+                Entry::File { when_changed, content, .. } => {
+                    policy.overrides.insert(path.clone(), *when_changed);
+                    let digest = match content {
+                        Content::Text(text) => Some(Digest::of(text.as_bytes())),
+                        Content::Resolver(bytes) => Some(Digest::of(bytes)),
+                        Content::File(_) => None,
+                    };
+                    policy.contents.extend(digest.map(|digest| (path.clone(), digest)));
+                }
             }
         }
         policy

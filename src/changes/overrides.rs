@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::FileType;
 
 use super::scan::{Found, Scan};
-use super::{Kind, marks};
+use super::{Digest, Kind, marks};
 use crate::error::Result;
 use crate::image::Inside;
 use crate::settings::WhenChanged;
@@ -32,18 +32,13 @@ impl Scan<'_> {
     }
 
     fn same_as_scaffold(&self, found: Found<'_>, at: &Inside) -> Result<bool> {
-        let Some(scaffold) = self.layers.scaffold else { return Ok(false) };
+        let Some(laid) = self.layers.policy.contents.get(at) else { return Ok(false) };
         if FileType::from_raw_mode(found.stat.st_mode) != FileType::RegularFile {
             return Ok(false);
         }
-        let directory = fs::open_dir_below(scaffold, at.parent().bytes())?;
-        let Some((_, base)) = at.split() else { return Ok(false) };
-        let mut bytes = [Vec::new(), Vec::new()];
-        let files = [fs::open_read(found.upper, found.name)?, fs::open_read(directory.as_fd(), base)?];
-        for (file, bytes) in files.into_iter().zip(&mut bytes) {
-            std::fs::File::from(file).read_to_end(bytes)?;
-        }
-        Ok(bytes[0] == bytes[1])
+        let mut bytes = Vec::new();
+        std::fs::File::from(fs::open_read(found.upper, found.name)?).read_to_end(&mut bytes)?;
+        Ok(Digest::of(&bytes) == *laid)
     }
 
     /// Does an upper directory that exists only over the scaffold hold anything of the step's own?

@@ -41,6 +41,9 @@ fn missing(error: &SysError) -> bool {
 impl<'a> Redo<'a> {
     /// Opens the directories of the transaction.
     pub fn new(image: BorrowedFd<'a>, transaction: BorrowedFd<'a>, prefix: Prefix) -> Result<Redo<'a>> {
+        for name in [&b"stage"[..], b"trash"] {
+            fs::mkdir_if_missing(transaction, name, 0o700)?;
+        }
         Ok(Redo {
             image,
             transaction,

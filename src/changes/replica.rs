@@ -85,17 +85,23 @@ pub fn settle(transaction: &Transaction) -> Result<Stamp> {
 }
 
 /// What the step did: the copy compared with the image where the kernel says that something was touched.
-pub fn scan(transaction: &Transaction, image: &Image) -> Result<Changes> {
+/// And whether there is anything to commit: times of a directory alone are in no list.
+pub fn scan(transaction: &Transaction, image: &Image) -> Result<(Changes, bool)> {
     process::raise_file_limit();
     let state = &transaction.state;
     let tree = fs::open_dir(transaction.directory(), TREE)?;
-    let mut compare =
-        Compare { changes: Changes::default(), copied: state.copied.unwrap_or_default(), begun: state.begun };
+    let mut compare = Compare {
+        changes: Changes::default(),
+        copied: state.copied.unwrap_or_default(),
+        begun: state.begun,
+        times: false,
+    };
     overrides(transaction, &mut compare)?;
     compare
         .directory(tree.as_fd(), image.directory(), &Inside::root())
         .doing(|| "cannot read what the step changed")?;
-    Ok(compare.changes)
+    let something = compare.times || !compare.changes.list.is_empty();
+    Ok((compare.changes, something))
 }
 
 /// An override was bound from the scaffold: the step has written to that file.
@@ -135,14 +141,20 @@ struct Compare {
     changes: Changes,
     copied: Stamp,
     begun: Option<Stamp>,
+    /// A directory has other times.
+    times: bool,
 }
 
 impl Compare {
     fn directory(&mut self, tree: BorrowedFd<'_>, image: BorrowedFd<'_>, path: &Inside) -> Result<()> {
         let (new, old) = (fs::fstat(tree)?, fs::fstat(image)?);
         self.check(path, &old);
-        if stamp(&new) > self.copied && attributes(tree, b"")? != attributes(image, b"")? {
-            self.change(path, What::Attributes, Kind::Directory, 0);
+        if stamp(&new) > self.copied {
+            let flags = |file| fs::flags(file).map(|flags| flags.unwrap_or(0) & USER_FLAGS);
+            if attributes(tree, b"")? != attributes(image, b"")? || flags(tree)? != flags(image)? {
+                self.change(path, What::Attributes, Kind::Directory, 0);
+            }
+            self.times |= Times::of(&new).mtime != Times::of(&old).mtime;
         }
         for entry in fs::entries(tree)? {
             let Some(new) = fs::stat(tree, &entry.name)? else { continue };

@@ -26,8 +26,6 @@ pub struct Layers<'a> {
     pub work: Option<BorrowedFd<'a>>,
     /// The image.
     pub image: BorrowedFd<'a>,
-    /// The scaffold, to tell a changed override from one that was only touched.
-    pub scaffold: Option<BorrowedFd<'a>>,
     /// Overrides and mount points.
     pub policy: &'a Policy,
     /// Where overlayfs keeps its attributes.

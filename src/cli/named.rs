@@ -112,11 +112,16 @@ fn backend_name(backend: Backend) -> String {
 fn lay_again(transaction: &mut Transaction, prepared: &Prepared) -> Result<()> {
     transaction.take_back()?;
     transaction.prepare_mount()?;
-    scaffold::build_again(&prepared.plan, &prepared.image, transaction.directory())?;
+    scaffold::build(&prepared.plan, &prepared.image, transaction.directory())?;
     // What an earlier step's overrides left in the upper is no more the image's business than this step's.
     let policy = Policy::of(&prepared.plan.scaffold);
     transaction.state.policy.overrides.extend(policy.overrides);
     transaction.state.policy.made.extend(policy.made);
+    transaction.state.policy.contents.extend(policy.contents);
+    let needles = single::needles(&prepared.plan).into_iter();
+    let known = std::mem::take(&mut transaction.state.rules.needles);
+    let new: Vec<_> = needles.filter(|needle| !known.contains(needle)).collect();
+    transaction.state.rules.needles = [known, new].concat();
     transaction.state.pid = std::process::id();
     transaction.state.save(transaction.directory())?;
     transaction.checkpoint()

@@ -7,10 +7,10 @@ use super::args::{Cli, RunArguments};
 use super::common::{self, Prepared, say};
 use crate::changes::commit::Pending;
 use crate::changes::gate::{self, Rules};
-use crate::changes::leaks::Needle;
+use crate::changes::leaks::{self, Needle};
 use crate::changes::{Changes, Policy, commit, replica};
 use crate::error::{Doing, Fault, Result, refuse};
-use crate::plan::{describe, traces};
+use crate::plan::{Content, Entry, Plan, describe, traces};
 use crate::report::{self, Fate, Report};
 use crate::sandbox::placeholders::Placeholders;
 use crate::sandbox::{self, Outcome, scaffold};
@@ -64,6 +64,21 @@ pub fn sweep(prepared: &Prepared) -> Result<()> {
     Ok(())
 }
 
+/// What must not be found in what the step leaves: traces of the run, and the overrides' own contents.
+pub fn needles(plan: &Plan) -> Vec<Needle> {
+    let mut found: Vec<Needle> = traces::of(plan).iter().filter_map(|(what, text)| Needle::new(what, text)).collect();
+    for (path, entry) in &plan.scaffold.entries {
+        let Entry::File { content, .. } = entry else { continue };
+        let needle = match content {
+            Content::Text(text) => leaks::override_needle(path, text.as_bytes()),
+            Content::Resolver(bytes) => leaks::override_needle(path, bytes),
+            Content::File(source) => std::fs::read(source).ok().and_then(|text| leaks::override_needle(path, &text)),
+        };
+        found.extend(needle.filter(|needle| found.iter().all(|known| known.text != needle.text)));
+    }
+    found
+}
+
 /// The state of a new transaction.
 pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
     let plan = &prepared.plan;
@@ -73,7 +88,7 @@ pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
         leaks: settings.leaks.value,
         force: settings.force.value,
         epoch: settings.source_date_epoch.value,
-        needles: traces::of(plan).iter().filter_map(|(what, text)| Needle::new(what, text)).collect(),
+        needles: needles(plan),
     };
     Ok(State {
         rules,
@@ -116,11 +131,20 @@ fn begin(prepared: &Prepared) -> Result<Option<Transaction>> {
 
 /// Writes the overrides, and copies the image for the backend that works on a copy.
 pub fn fill(prepared: &Prepared, transaction: &Transaction) -> Result<()> {
-    scaffold::build(&prepared.plan, &prepared.image, transaction.directory())?;
+    scaffold::prepare_upper(&prepared.plan, &prepared.image, transaction.directory())?;
+    if !in_memory(&prepared.plan, &transaction.state) {
+        scaffold::build(&prepared.plan, &prepared.image, transaction.directory())?;
+    }
     if prepared.plan.backend == Backend::Copy {
         replica::make(transaction, &prepared.image)?;
     }
     Ok(())
+}
+
+/// The upper of several steps remembers the layer below it (`index=on`), so that has to be there for the next; and a copy takes
+/// its overrides as binds.
+fn in_memory(plan: &Plan, state: &State) -> bool {
+    plan.backend == Backend::Overlay && state.name.is_none()
 }
 
 /// Runs the step with the mount points that it needs in the copy of the image, for as long as it runs.
@@ -148,7 +172,8 @@ pub fn step(prepared: &Prepared, transaction: Option<&mut Transaction>, signals:
 
 /// Runs the step; data that the kernel lost on the way is an error.
 fn step_as_laid(prepared: &Prepared, transaction: Option<&Transaction>, signals: Signals) -> Result<Outcome> {
-    let ground = sandbox::mounts::ground(&prepared.image, transaction, prepared.secrets.clone())?;
+    let memory = transaction.is_some_and(|t| in_memory(&prepared.plan, &t.state));
+    let ground = sandbox::mounts::ground(&prepared.image, transaction, memory, prepared.secrets.clone())?;
     let outcome = sandbox::run(&prepared.plan, &ground, signals)?;
     match &outcome.lost {
         None => Ok(outcome),

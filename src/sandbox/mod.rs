@@ -36,6 +36,8 @@ pub struct Ground {
     pub image: (PathBuf, Identity),
     /// The transaction's directory; none: everything is in memory.
     pub transaction: Option<(PathBuf, Identity)>,
+    /// The scaffold is made in the sandbox, in memory; else it is in the transaction already.
+    pub scaffold_in_memory: bool,
     /// The step's secrets.
     pub secrets: Vec<secrets::Secret>,
 }

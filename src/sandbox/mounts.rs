@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rustix::fs::{OFlags, ResolveFlags};
 
+use super::scaffold::Ids;
 use super::secrets::{self, Secret};
 use super::{Ground, dev, scaffold};
 use crate::changes::replica;
@@ -80,13 +81,21 @@ pub fn merged_root(plan: &Plan, ground: &Ground, image: &Image) -> Result<OwnedF
         None => in_memory(plan, image)?,
     };
     let directory = |name: &[u8]| fs::open_dir(base.as_fd(), name);
-    let layers = Layers {
-        scaffold: directory(b"scaffold").doing(doing)?,
-        upper: directory(b"upper").doing(doing)?,
-        work: directory(b"work").doing(doing)?,
-        image: image.directory(),
-        user_namespace: plan.user_namespace,
+    let (upper, work) = (directory(b"upper").doing(doing)?, directory(b"work").doing(doing)?);
+    let in_memory = if ground.scaffold_in_memory { scaffold::in_memory(plan, image, base.as_fd())? } else { None };
+    let xino = in_memory.is_some();
+    let scaffold = match in_memory {
+        Some(scaffold) => scaffold,
+        None => {
+            if ground.scaffold_in_memory {
+                fs::mkdir_if_missing(base.as_fd(), b"scaffold", 0o700).doing(doing)?;
+                let made = directory(b"scaffold").doing(doing)?;
+                scaffold::fill(plan, image, made.as_fd(), &Ids(None))?;
+            }
+            directory(b"scaffold").doing(doing)?
+        }
     };
+    let layers = Layers { scaffold, upper, work, image: image.directory(), user_namespace: plan.user_namespace, xino };
     let attributes = overlay_attributes(plan);
     let merged = match layers.mount(attributes) {
         // KERNEL(6.5, 6.6): before, overlayfs has no "lowerdir+" and no "uuid=null". All layers in one string, by their
@@ -95,10 +104,9 @@ pub fn merged_root(plan: &Plan, ground: &Ground, image: &Image) -> Result<OwnedF
         other => other,
     }
     .doing(doing)?;
-    // KERNEL(6.15): mounts can be put onto a detached mount. Before, the root has to be attached somewhere first; the
-    // transaction's own stage directory is empty and ours.
-    let point = directory(b"stage")?;
-    mount::attach(merged.as_fd(), point.as_fd()).doing(doing)?;
+    // KERNEL(6.15): mounts can be put onto a detached mount. Before, the root has to be attached somewhere first; in this
+    // namespace nobody needs the transaction's own directory by its path.
+    mount::attach(merged.as_fd(), base.as_fd()).doing(doing)?;
     Ok(merged)
 }
 
@@ -112,8 +120,7 @@ pub fn copied_root(plan: &Plan, ground: &Ground) -> Result<OwnedFd> {
     let tree = fs::open_dir(base.as_fd(), replica::TREE).doing(doing)?;
     let root = mount::clone_mount(tree.as_fd(), false).doing(doing)?;
     mount::set_attributes(root.as_fd(), overlay_attributes(plan), false).doing(doing)?;
-    let point = fs::open_dir(base.as_fd(), b"stage").doing(doing)?;
-    mount::attach(root.as_fd(), point.as_fd()).doing(doing)?;
+    mount::attach(root.as_fd(), base.as_fd()).doing(doing)?;
     let scaffold = fs::open_dir(base.as_fd(), b"scaffold").doing(doing)?;
     for (path, entry) in &plan.scaffold.entries {
         if matches!(entry, Entry::File { .. }) {
@@ -135,6 +142,8 @@ struct Layers<'a> {
     work: OwnedFd,
     image: BorrowedFd<'a>,
     user_namespace: bool,
+    /// The scaffold is on another file system.
+    xino: bool,
 }
 
 impl Layers<'_> {
@@ -170,6 +179,10 @@ impl Layers<'_> {
                 overlay.set(key, value)?;
             }
         }
+        if self.xino {
+            // Files of the image keep their inode numbers, and everything has one device number, as on one file system.
+            overlay.set("xino", "on")?;
+        }
         // Without it, the unmount syncs the whole upper file system; a transaction needs nothing on the disk before commit.
         overlay.flag("volatile")?;
         overlay.mount(attributes)
@@ -195,10 +208,11 @@ fn in_memory(plan: &Plan, image: &Image) -> Result<OwnedFd> {
     let point = mount::open_path(Path::new("/tmp")).doing(doing)?;
     mount::attach(mounted.as_fd(), point.as_fd()).doing(doing)?;
     let base = fs::open_dir(mounted.as_fd(), b".").doing(doing)?;
-    for name in [&b"upper"[..], b"work", b"scaffold", b"stage"] {
+    for name in [&b"upper"[..], b"work", b"scaffold"] {
         fs::mkdir(base.as_fd(), name, 0o700).doing(doing)?;
     }
-    scaffold::build(plan, image, base.as_fd())?;
+    scaffold::fill(plan, image, fs::open_dir(base.as_fd(), b"scaffold")?.as_fd(), &Ids(None))?;
+    scaffold::prepare_upper(plan, image, base.as_fd())?;
     Ok(base)
 }
 
@@ -308,7 +322,12 @@ fn sys() -> SysResult<OwnedFd> {
 }
 
 /// The transaction's directory must be reachable by its path in the sandbox's namespace; kept here beside its one user.
-pub fn ground(image: &Image, transaction: Option<&Transaction>, secrets: Vec<Secret>) -> Result<Ground> {
+pub fn ground(
+    image: &Image,
+    transaction: Option<&Transaction>,
+    in_memory: bool,
+    secrets: Vec<Secret>,
+) -> Result<Ground> {
     let transaction = match transaction {
         Some(t) if !t.path().is_absolute() => {
             return refuse(Fault::new(format!("the transaction's path {} is not absolute", t.path().display())));
@@ -316,5 +335,6 @@ pub fn ground(image: &Image, transaction: Option<&Transaction>, secrets: Vec<Sec
         Some(t) => Some((t.path().to_owned(), t.identity()?)),
         None => None,
     };
-    Ok(Ground { image: (image.path().to_owned(), image.identity()), transaction, secrets })
+    let scaffold_in_memory = in_memory && transaction.is_some();
+    Ok(Ground { image: (image.path().to_owned(), image.identity()), transaction, scaffold_in_memory, secrets })
 }

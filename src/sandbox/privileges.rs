@@ -11,12 +11,8 @@ pub fn lower(account: &Account, capabilities: &[String]) -> Result<()> {
     let parse = |name: &String| name.parse::<Capability>().doing(|| format!("{name:?} is not a capability"));
     let wanted: CapsHashSet = capabilities.iter().map(parse).collect::<Result<_>>()?;
     process::new_session_keyring();
-    for capability in caps::runtime::thread_all_supported() {
-        if !wanted.contains(&capability) {
-            caps::drop(None, CapSet::Bounding, capability)
-                .doing(|| format!("cannot drop {capability} from the bounding set"))?;
-        }
-    }
+    let kept = wanted.iter().fold(0_u64, |bits, capability| bits | capability.bitmask());
+    process::limit_bounding_set(kept).doing(|| "cannot drop capabilities from the bounding set")?;
     process::become_user(account.uid, account.gid, &account.groups)
         .doing(|| format!("cannot become user {} and group {}", account.uid, account.gid))?;
     let permitted = caps::read(None, CapSet::Permitted).doing(|| "cannot read the capabilities")?;

@@ -10,28 +10,47 @@ use crate::host::ids::{self, Maps};
 use crate::image::{Image, Inside};
 use crate::plan::{Content, Entry, Plan};
 use crate::sys::fs::{self, Times};
-use crate::sys::xattr;
+use crate::sys::mount::{self, Attr, FsContext};
+use crate::sys::{SysError, xattr};
 
-/// Writes the entries of `plan` below `transaction/scaffold`, and gives upper and scaffold the attributes of the image's root.
-pub fn build(plan: &Plan, image: &Image, transaction: BorrowedFd<'_>) -> Result<()> {
-    build_again(plan, image, transaction)?;
-    // The merged root shows the attributes of the upper's own root.
+/// Gives the upper the attributes of the image's root, which the merged root shows.
+pub fn prepare_upper(plan: &Plan, image: &Image, transaction: BorrowedFd<'_>) -> Result<()> {
     let upper = fs::open_dir(transaction, b"upper")?;
     clone_directory(image.directory(), upper.as_fd(), Layer::Upper, prefix(plan))
         .doing(|| "cannot copy the attributes of the image's root")
 }
 
-/// The same over an upper that steps have written to: its root stays as they left it.
-pub fn build_again(plan: &Plan, image: &Image, transaction: BorrowedFd<'_>) -> Result<()> {
-    let ids = Ids(plan.inner_maps.as_ref());
-    let scaffold = fs::open_dir(transaction, b"scaffold")?;
+/// Writes the entries of the plan to `scaffold` in the transaction, from outside of the sandbox.
+pub fn build(plan: &Plan, image: &Image, transaction: BorrowedFd<'_>) -> Result<()> {
+    fs::mkdir_if_missing(transaction, b"scaffold", 0o700)?;
+    fill(plan, image, fs::open_dir(transaction, b"scaffold")?.as_fd(), &Ids(plan.inner_maps.as_ref()))
+}
+
+/// A scaffold in memory, in the sandbox; none where memory cannot have what the image's directories have (flags, attributes).
+/// Its device is another one than the image's, so the overlay needs `xino`.
+pub fn in_memory(plan: &Plan, image: &Image, point: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    let tmpfs = FsContext::open("tmpfs")?;
+    tmpfs.set("source", "scaffold")?;
+    tmpfs.set("mode", "0755")?;
+    let mounted = tmpfs.mount(Attr::MOUNT_ATTR_NODEV)?;
+    mount::attach(mounted.as_fd(), point)?;
+    let root = fs::open_dir(mounted.as_fd(), b".")?;
+    match fill(plan, image, root.as_fd(), &Ids(None)) {
+        Ok(()) => Ok(Some(root)),
+        Err(error) if matches!(Fault::errno(&error), Some(libc::EOPNOTSUPP | libc::ENOTTY)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes the entries.
+pub fn fill(plan: &Plan, image: &Image, scaffold: BorrowedFd<'_>, ids: &Ids<'_>) -> Result<()> {
     for (path, entry) in &plan.scaffold.entries {
-        write(scaffold.as_fd(), path, entry, &ids).doing(|| format!("cannot prepare the override of {path}"))?;
+        write(scaffold, path, entry, ids).doing(|| format!("cannot prepare the override of {path}"))?;
     }
     // Attributes last and deepest first: writing an entry changes the times of its directory.
     for (path, entry) in plan.scaffold.entries.iter().rev() {
         if *entry == Entry::Clone {
-            clone_attributes(image, path, scaffold.as_fd(), prefix(plan))
+            clone_attributes(image, path, scaffold, prefix(plan))
                 .doing(|| format!("cannot copy the attributes of {path} of the image"))?;
         }
     }
@@ -74,7 +93,7 @@ fn write(scaffold: BorrowedFd<'_>, path: &Inside, entry: &Entry, ids: &Ids<'_>) 
         Entry::Point => drop(fs::create(directory.as_fd(), name, 0o644)?),
         Entry::File { content, mode, owner, .. } => {
             let file = fs::create(directory.as_fd(), name, 0o600)?;
-            fill(&file, content)?;
+            write_content(&file, content)?;
             ids.give(directory.as_fd(), name, *owner)?;
             fs::fchmod(file.as_fd(), *mode)?;
         }
@@ -82,7 +101,7 @@ fn write(scaffold: BorrowedFd<'_>, path: &Inside, entry: &Entry, ids: &Ids<'_>) 
     Ok(())
 }
 
-fn fill(file: &OwnedFd, content: &Content) -> Result<()> {
+fn write_content(file: &OwnedFd, content: &Content) -> Result<()> {
     let bytes = match content {
         Content::Text(text) => text.as_bytes(),
         Content::Resolver(bytes) => bytes,
@@ -128,8 +147,9 @@ fn clone_directory(source: BorrowedFd<'_>, target: BorrowedFd<'_>, layer: Layer,
     }
     fs::set_times_of(target, Times::of(&stat))?;
     let wanted = from & COPIED_FLAGS | if layer == Layer::Scaffold { protected } else { 0 };
-    match to.filter(|to| wanted & !to != 0) {
-        Some(to) => Ok(fs::set_flags(target, to | wanted)?),
-        None => Ok(()),
+    match to {
+        Some(to) if wanted & !to != 0 => Ok(fs::set_flags(target, to | wanted)?),
+        None if wanted != 0 => Err(SysError::new("ioctl(FS_IOC_SETFLAGS)", libc::EOPNOTSUPP).into()),
+        _ => Ok(()),
     }
 }

@@ -133,8 +133,20 @@ pub fn undumpable() -> SysResult<()> {
     prctl(libc::PR_SET_DUMPABLE, 0, "PR_SET_DUMPABLE")
 }
 
+/// Drops every capability that is not in `kept` (a bit each) from the bounding set, capabilities(7). The kernel's last one is
+/// where it answers EINVAL.
+pub fn limit_bounding_set(kept: u64) -> SysResult<()> {
+    for number in (0..u64::BITS).filter(|number| kept & (1 << number) == 0) {
+        match prctl(libc::PR_CAPBSET_DROP, number.into(), "PR_CAPBSET_DROP") {
+            Err(error) if error.errno == libc::EINVAL => break,
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
 fn prctl(option: libc::c_int, argument: libc::c_ulong, name: &str) -> SysResult<()> {
-    // SAFETY: the two options used take one number and touch no memory of ours.
+    // SAFETY: the options used take one number and touch no memory of ours.
     let result = unsafe { libc::prctl(option, argument, 0, 0, 0) };
     check(result.into(), || format!("prctl({name})")).map(drop)
 }

@@ -90,8 +90,7 @@ impl Transaction {
         let doing = || "cannot prepare the transaction for another step";
         let work = fs::open_dir(self.directory(), b"work").doing(doing)?;
         remove_tree(work.as_fd(), b"work")?;
-        let scaffold = fs::open_dir(self.directory(), b"scaffold").doing(doing)?;
-        empty(scaffold.as_fd())
+        fs::open_dir(self.directory(), b"scaffold").map_or(Ok(()), |scaffold| empty(scaffold.as_fd()))
     }
 }
 

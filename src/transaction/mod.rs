@@ -19,7 +19,7 @@ use crate::sys::{SysError, fs};
 pub use journal::State;
 
 /// Directories that every transaction has.
-const DIRECTORIES: [&[u8]; 5] = [b"upper", b"work", b"scaffold", b"stage", b"trash"];
+const DIRECTORIES: [&[u8]; 2] = [b"upper", b"work"];
 
 /// An open transaction that this process owns.
 #[derive(Debug)]

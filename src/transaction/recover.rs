@@ -146,6 +146,9 @@ fn looks_like_one(path: &Path, image: &Image) -> Result<bool> {
         b"before",
         b"before.new",
         replica::TREE,
+        b"scaffold",
+        b"stage",
+        b"trash",
         b"probe",
         b"tick",
     ];
