@@ -90,9 +90,11 @@ impl Copier {
         if kind != FileType::Symlink {
             fs::chmod(to, name, stat.st_mode)?;
         }
-        for attribute in xattr::list(from, name)? {
-            if let Some(value) = xattr::get(from, name, &attribute)? {
-                xattr::set(to, name, &attribute, &value)?;
+        for attribute in xattr::list(from, name)?.iter().filter(|attribute| !marks::is_acl_view(attribute)) {
+            let Some(value) = xattr::get(from, name, attribute)? else { continue };
+            match xattr::set(to, name, attribute, &value) {
+                Err(error) if error.errno == libc::EOPNOTSUPP && marks::is_of_one_file_system(attribute) => {}
+                other => other?,
             }
         }
         if matches!(kind, FileType::RegularFile | FileType::Directory) {

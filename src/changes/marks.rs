@@ -39,6 +39,17 @@ impl Prefix {
     }
 }
 
+/// Whether an attribute is another view of an ACL, as XFS shows it: the ACL itself is carried, and the view of one file system
+/// would be an attribute like any other on the next.
+pub fn is_acl_view(name: &[u8]) -> bool {
+    [&b"trusted.SGI_ACL_FILE"[..], b"trusted.SGI_ACL_DEFAULT"].contains(&name)
+}
+
+/// Whether only one kind of file system has an attribute: where it is missing, the upper may have had no place for it.
+pub fn is_of_one_file_system(name: &[u8]) -> bool {
+    name.starts_with(b"btrfs.")
+}
+
 /// Whose an attribute is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attribute {

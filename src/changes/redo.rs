@@ -251,11 +251,7 @@ impl<'a> Redo<'a> {
         }
         let file = fs::open_read(directory, name)?;
         let useful = if kind == FileType::Directory { restore.flags } else { restore.flags & !marks::DIRECTORY_FLAGS };
-        if let Some(flags) = fs::flags(file.as_fd())?
-            && flags | useful != flags
-        {
-            fs::set_flags(file.as_fd(), flags | useful)?;
-        }
+        add_flags(file.as_fd(), useful)?;
         if restore.project != 0 && fs::project(file.as_fd()) != restore.project {
             fs::set_project(file.as_fd(), restore.project)?;
         }
@@ -270,10 +266,10 @@ impl<'a> Redo<'a> {
         fs::set_times_of(target.as_fd(), times)?;
         if let Some(flags) = fs::flags(target.as_fd())? {
             let kept = flags & !marks::COPIED_FLAGS | wanted & marks::COPIED_FLAGS;
-            let all = kept | wanted & marks::USER_FLAGS & !marks::PROTECTED_FLAGS | taken;
-            if all != flags {
-                fs::set_flags(target.as_fd(), all)?;
+            if kept != flags {
+                fs::set_flags(target.as_fd(), kept)?;
             }
+            add_flags(target.as_fd(), wanted & marks::USER_FLAGS & !marks::PROTECTED_FLAGS | taken)?;
         }
         let project = fs::project(source.as_fd());
         if project != 0 && project != fs::project(target.as_fd()) {
@@ -336,6 +332,30 @@ impl<'a> Redo<'a> {
     }
 }
 
+/// Sets flags besides those that are there. One that the file system refuses is left out: a decided commit must not stop at
+/// it for ever.
+fn add_flags(file: BorrowedFd<'_>, flags: u32) -> SysResult<()> {
+    let Some(now) = fs::flags(file)?.filter(|now| now | flags != *now) else { return Ok(()) };
+    match fs::set_flags(file, now | flags) {
+        Err(error) if refused(&error) => {}
+        other => return other,
+    }
+    let missing = flags & !now;
+    let mut now = now;
+    for flag in (0..u32::BITS).map(|bit| 1 << bit).filter(|flag| missing & flag != 0) {
+        match fs::set_flags(file, now | flag) {
+            Err(error) if refused(&error) => log::warn!("the file system refuses a flag: {error}"),
+            Err(error) => return Err(error),
+            Ok(()) => now |= flag,
+        }
+    }
+    Ok(())
+}
+
+fn refused(error: &SysError) -> bool {
+    [libc::EOPNOTSUPP, libc::EINVAL].contains(&error.errno)
+}
+
 fn slot_name(slot: u32) -> Vec<u8> {
     slot.to_string().into_bytes()
 }
@@ -390,7 +410,7 @@ pub fn copy_directory_attributes(
     let wanted = wanted_attributes(source, target, prefix, escaped)?;
     for name in xattr::list(target, b"")? {
         let ours = match prefix.read(&name) {
-            Attribute::Plain => true,
+            Attribute::Plain => !marks::is_acl_view(&name) && !marks::is_of_one_file_system(&name),
             Attribute::Escaped(_) => escaped == Escaped::Kept,
             Attribute::Overlay => false,
         };
@@ -399,8 +419,12 @@ pub fn copy_directory_attributes(
         }
     }
     for (name, value) in &wanted {
-        if xattr::get(target, b"", name)?.as_ref() != Some(value) {
-            xattr::set(target, b"", name, value)?;
+        if xattr::get(target, b"", name)?.as_ref() == Some(value) {
+            continue;
+        }
+        match xattr::set(target, b"", name, value) {
+            Err(error) if error.errno == libc::EOPNOTSUPP && marks::is_of_one_file_system(name) => {}
+            other => other?,
         }
     }
     if fs::fstat(target)?.st_mode & 0o7777 != from.st_mode & 0o7777 {
@@ -416,7 +440,7 @@ fn wanted_attributes(
     escaped: Escaped,
 ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut wanted = BTreeMap::new();
-    for name in xattr::list(source, b"")? {
+    for name in xattr::list(source, b"")?.into_iter().filter(|name| !marks::is_acl_view(name)) {
         let value = xattr::get(source, b"", &name)?.unwrap_or_default();
         match prefix.read(&name) {
             Attribute::Plain => drop(wanted.insert(name, value)),

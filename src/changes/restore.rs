@@ -162,7 +162,11 @@ impl Scan<'_> {
         let prefix = self.layers.prefix;
         let seen = |fd: BorrowedFd<'_>| -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
             let mut all = BTreeMap::new();
-            for name in xattr::list(fd, b"")?.into_iter().filter(|name| prefix.read(name) != Attribute::Overlay) {
+            for name in xattr::list(fd, b"")? {
+                let view = marks::is_acl_view(&name) || marks::is_of_one_file_system(&name);
+                if view || prefix.read(&name) == Attribute::Overlay {
+                    continue;
+                }
                 let value = xattr::get(fd, b"", &name)?.unwrap_or_default();
                 all.insert(name, value);
             }
