@@ -152,6 +152,8 @@ const GROUPS: [&[(usize, Maker)]; 5] = [
         (1, World::no_replace),
         (2, World::rename_directory),
         (1, World::pour),
+        (1, World::invert),
+        (1, World::renew),
         (1, World::inside),
     ],
     &[
@@ -179,7 +181,14 @@ const GROUPS: [&[(usize, Maker)]; 5] = [
         (1, World::inside),
         (1, World::deep),
     ],
-    &[(4, World::link), (2, World::write), (2, World::unlink), (2, World::rename), (1, World::chmod)],
+    &[
+        (4, World::link),
+        (1, World::through_each_name),
+        (2, World::write),
+        (2, World::unlink),
+        (2, World::rename),
+        (1, World::chmod),
+    ],
     &[
         (2, World::chmod),
         (2, World::chown),
@@ -250,17 +259,18 @@ impl World {
     /// New entries get the flags of their directory; the names of these begin with F (see the interpreter).
     fn flagged_directory(&mut self) -> String {
         let path = joined(&self.known_or_top(), self.random.of(&FLAGGED_NAMES));
-        let sync = if self.elsewhere() { NO_DUMP } else { SYNC };
         let flags = self.random.of(&[
             NO_DUMP,
-            NO_ATIME,
-            sync,
             DIR_SYNC,
-            NO_DUMP | NO_ATIME,
             TOP_DIR,
             NO_DUMP | DIR_SYNC,
             COMPRESS,
+            NO_ATIME,
+            SYNC,
+            NO_DUMP | NO_ATIME,
         ]);
+        // The last are copied up: tmpfs cannot have the one, and gives the other to new entries where the image does not.
+        let flags = if self.elsewhere() { flags & !(NO_ATIME | SYNC) } else { flags };
         let flag = match self.random.below(4) {
             0 => format!("op('project', {}, {}, 1);", quoted(&path), self.random.below(3)),
             _ => format!("op('chattr', {}, {flags:#x}, 0);", quoted(&path)),
@@ -518,6 +528,67 @@ impl World {
             self.made(Kind::Directory, old, "mkdir", "0755")
         };
         format!("{first}\n{second}")
+    }
+
+    /// A directory goes into one that was below it.
+    fn invert(&mut self) -> String {
+        let inner = self.known(Kind::Directory);
+        let Some(slash) = inner.iter().position(|byte| *byte == b'/').filter(|slash| *slash > 0) else {
+            return self.rename_directory();
+        };
+        let outer = inner[..slash].to_vec();
+        let (aside, name) = (self.random.of(&NAMES).to_vec(), self.random.of(&NAMES));
+        let first = self.rename_to(inner, aside.clone());
+        let second = self.rename_to(outer.clone(), joined(&aside, name));
+        if self.random.one_in(2) {
+            return format!("{first}\n{second}");
+        }
+        let third = self.rename_to(aside, outer);
+        format!("{first}\n{second}\n{third}")
+    }
+
+    /// A new directory with something in it takes the place of an old one, as an update does it.
+    fn renew(&mut self) -> String {
+        let old = self.known(Kind::Directory);
+        let new = self.fresh();
+        let make = self.made(Kind::Directory, new.clone(), "mkdir", "0750");
+        let child = joined(&new, self.random.of(&NAMES));
+        let fill = match self.random.below(3) {
+            0 => self.made(Kind::File, child, "write", &format!("{}, 0, 9, 99", octal(1 | CREATE))),
+            1 => {
+                let moved = self.any();
+                self.rename_to(moved, child)
+            }
+            _ => self.made(Kind::Directory, child, "mkdir", "0700"),
+        };
+        self.forget(&old);
+        let remove = format!("op('remove', {});", quoted(&old));
+        format!("{make}\n{fill}\n{remove}\n{}", self.rename_to(new, old))
+    }
+
+    /// Each name of one file is used for something else.
+    fn through_each_name(&mut self) -> String {
+        let file = self.known(Kind::File);
+        let names = [self.fresh(), self.fresh()];
+        let mut lines = Vec::new();
+        for name in &names {
+            lines.push(format!("op('link', {}, {});", quoted(&file), quoted(name)));
+            self.add(name.clone(), Kind::File);
+        }
+        let mut all = vec![file];
+        all.extend(names);
+        for name in all {
+            let path = quoted(&name);
+            lines.push(match self.random.below(6) {
+                0 => format!("op('write', {path}, 02001, 0, 3, 122);"),
+                1 => format!("op('chmod', {path}, 0640);"),
+                2 => format!("op('setxattr', {path}, 'user.name', 'x', 0);"),
+                3 => format!("op('unlink', {path});"),
+                4 => format!("op('times', {path}, 1000000000, 5);"),
+                _ => format!("op('stat', {path});"),
+            });
+        }
+        lines.join("\n")
     }
 
     fn link(&mut self) -> String {

@@ -199,9 +199,9 @@ sub nameless {
         my $now = unpack 'L', $value;
         my $new = ($now | $add) & ~$drop;
         # What the directory gives to new entries is asked at the commit, when nobody knows which of them came before.
-        return 'skip' if -d _ && ($now ^ $new) & ~0x30 && $made;
+        return 'skip' if -d _ && ($add | $drop) & ~0x30 && ($made || base($path) !~ /^F/);
         # Overlayfs lets other flags of an immutable file be changed.
-        return 'skip' if $now & 0x10 && ($now ^ $new) & ~0x10;
+        return 'skip' if $now & 0x10 && ($add | $drop) & ~0x10;
         return ok(ioctl $file, 0x40086602, pack 'L2', $new, 0);
     },
     list => sub {
@@ -258,8 +258,10 @@ sub nameless {
         sysopen(my $file, $path, $c{O_NONBLOCK}) or return;
         my $value = pack 'x28';
         ioctl($file, 0x801c581f, $value) or return;
-        substr $value, 0, 4, pack 'L', unpack('L', $value) | 0x200 if $inherit;
         substr $value, 12, 4, pack 'L', $id;
+        ioctl($file, 0x401c5820, $value) or return;
+        # Not before the id: ext4 sets the flag where it has no ids, and never again.
+        substr $value, 0, 4, pack 'L', unpack('L', $value) | 0x200 if $inherit && $id;
         return ok(ioctl $file, 0x401c5820, $value);
     },
     copy => sub {
