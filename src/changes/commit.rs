@@ -85,7 +85,7 @@ pub fn remember_secrets(transaction: &mut Transaction, changes: &Changes, secret
 }
 
 /// Commits the transaction; on return the image has every change, on the disk, and the transaction is removed.
-pub fn commit(transaction: Transaction, image: &Image, pending: Pending) -> Result<()> {
+pub fn commit(mut transaction: Transaction, image: &Image, pending: Pending) -> Result<()> {
     let records = match pending {
         Pending::Nothing => return transaction.remove(),
         Pending::Exchange => return replica::commit(transaction, image),
@@ -95,7 +95,7 @@ pub fn commit(transaction: Transaction, image: &Image, pending: Pending) -> Resu
     if same && rename_works(&transaction, image)? {
         commit_here(transaction.directory(), &transaction.state, image, &records)?;
     } else {
-        commit_moved(&transaction, image)?;
+        commit_moved(&mut transaction, image)?;
     }
     transaction.remove()
 }
@@ -143,31 +143,38 @@ fn redo_in(directory: BorrowedFd<'_>, state: &State, image: &Image, records: &[R
 
 /// Commits a transaction that is on another file system: everything is first copied to a directory in the image's root, so
 /// that the commit itself is the same list of renames. The state says so beforehand, so that a crash is cleaned up.
-fn commit_moved(transaction: &Transaction, image: &Image) -> Result<()> {
+fn commit_moved(transaction: &mut Transaction, image: &Image) -> Result<()> {
     let doing = || format!("cannot copy the changes to the file system of {}", image.path().display());
     let name = format!(".dropcloth-{}", transaction.state.id);
     let root_times = Times::of(&fs::fstat(image.directory()).doing(doing)?);
-    let mut state = transaction.state.clone();
-    state.moved_to = Some(name.clone());
-    state.root_times = Some(root_times);
-    state.save(transaction.directory()).doing(doing)?;
-    fs::fsync(transaction.directory()).doing(doing)?;
+    transaction.state.moved_to = Some(name.clone());
+    transaction.state.root_times = Some(root_times);
+    transaction.state.save_durably(transaction.directory()).doing(doing)?;
     let result = copy_over(transaction, image, &name).doing(doing);
     let directory = match result {
         Ok(directory) => directory,
         Err(error) => {
-            remove_moved(image, &name, root_times)?;
+            remove_moved(image, &name, &transaction.state)?;
             return Err(error);
         }
     };
     // The new directory changed them, and the scan asks whether the step did.
     fs::set_times_of(image.directory(), root_times).doing(doing)?;
     // Scanned again: inode numbers of the copies are what the records have to name.
-    let (_, records) = scan_in(directory.as_fd(), &state, image.directory())?;
-    let final_times = last_times(&records).unwrap_or(root_times);
-    commit_here(directory.as_fd(), &state, image, &records)?;
+    let (_, records) = scan_in(directory.as_fd(), &transaction.state, image.directory())?;
+    commit_here(directory.as_fd(), &transaction.state, image, &records)?;
     drop(directory);
-    remove_moved(image, &name, final_times)
+    finish_moved(transaction, image, &name, &records)
+}
+
+/// The commit is finished, and its directory in the image's root goes. Which times the root has without it is written down
+/// before, since the records go with it; and it is gone from the disk before the transaction goes from the other one.
+fn finish_moved(transaction: &mut Transaction, image: &Image, name: &str, records: &[Record]) -> Result<()> {
+    transaction.state.root_times = last_times(records).or(transaction.state.root_times);
+    // A kept one that is found without the directory was not committed.
+    transaction.state.kept = false;
+    transaction.state.save_durably(transaction.directory())?;
+    remove_moved(image, name, &transaction.state)
 }
 
 fn last_times(records: &[Record]) -> Option<Times> {
@@ -193,32 +200,42 @@ fn copy_over(transaction: &Transaction, image: &Image, name: &str) -> Result<Own
     Ok(directory)
 }
 
-fn remove_moved(image: &Image, name: &str, times: Times) -> Result<()> {
+fn remove_moved(image: &Image, name: &str, state: &State) -> Result<()> {
     discard::remove_tree(image.directory(), name.as_bytes())?;
-    fs::set_times_of(image.directory(), times)?;
-    Ok(())
+    if let Some(times) = state.root_times {
+        fs::set_times_of(image.directory(), times)?;
+    }
+    Ok(fs::syncfs(image.directory())?)
 }
 
 /// Recovers a transaction whose commit had moved into the image's file system.
-pub fn recover_moved(transaction: Transaction, image: &Image, name: &str) -> Result<Recovered> {
-    let root_times = transaction.state.root_times.unwrap_or(Times::of(&fs::fstat(image.directory())?));
-    let mut recovered = Recovered::Removed;
-    if let Ok(directory) = fs::open_dir(image.directory(), name.as_bytes()) {
-        let times = match journal::progress(directory.as_fd())? {
-            Progress::Open => root_times,
-            Progress::Decided(records) => {
-                redo_in(directory.as_fd(), &transaction.state, image, &records, false)?;
-                recovered = Recovered::Finished;
-                last_times(&records).unwrap_or(root_times)
-            }
-            Progress::Done => {
-                recovered = Recovered::Finished;
-                Times::of(&fs::fstat(image.directory())?)
-            }
-        };
-        drop(directory);
-        remove_moved(image, name, times)?;
+pub fn recover_moved(mut transaction: Transaction, image: &Image, name: &str) -> Result<Recovered> {
+    let directory = match fs::open_dir(image.directory(), name.as_bytes()) {
+        Err(error) if error.errno == libc::ENOENT => None,
+        other => Some(other?),
+    };
+    let progress = directory.as_ref().map(|d| journal::progress(d.as_fd())).transpose()?;
+    let records = match (progress, &directory) {
+        (Some(Progress::Decided(records)), Some(directory)) => {
+            redo_in(directory.as_fd(), &transaction.state, image, &records, false)?;
+            Some(records)
+        }
+        (Some(Progress::Done), Some(directory)) => Some(journal::finished(directory.as_fd())?),
+        _ => None,
+    };
+    drop(directory);
+    if let Some(records) = records {
+        finish_moved(&mut transaction, image, name, &records)?;
+        transaction.remove()?;
+        return Ok(Recovered::Finished);
+    }
+    // Not decided, or all but removed: the state has the times for both.
+    remove_moved(image, name, &transaction.state)?;
+    if transaction.state.kept {
+        transaction.state.moved_to = None;
+        transaction.state.save_durably(transaction.directory())?;
+        return Ok(Recovered::Kept);
     }
     transaction.remove()?;
-    Ok(recovered)
+    Ok(Recovered::Removed)
 }

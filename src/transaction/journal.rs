@@ -102,14 +102,26 @@ pub enum Progress {
 }
 
 impl State {
-    /// Writes it, replacing an older one in one step.
+    /// Writes it, replacing an older one in one step. A power cut may leave neither, so it is for a beginning, which nothing
+    /// stands on yet.
     pub fn save(&self, directory: BorrowedFd<'_>) -> Result<()> {
+        self.write(directory)?;
+        Ok(fs::rename(directory, b"state.tmp", directory, b"state")?)
+    }
+
+    /// The same; on return it is on the disk.
+    pub fn save_durably(&self, directory: BorrowedFd<'_>) -> Result<()> {
+        fs::fsync(self.write(directory)?.as_fd())?;
+        fs::rename(directory, b"state.tmp", directory, b"state")?;
+        Ok(fs::fsync(directory)?)
+    }
+
+    fn write(&self, directory: BorrowedFd<'_>) -> Result<std::fs::File> {
         let text = serde_json::to_vec(self)?;
         remove_if_there(directory, b"state.tmp")?;
         let mut file = std::fs::File::from(fs::create(directory, b"state.tmp", 0o600)?);
         file.write_all(&text)?;
-        fs::rename(directory, b"state.tmp", directory, b"state")?;
-        Ok(())
+        Ok(file)
     }
 
     /// Reads it back. One that is missing or torn belongs to a runner that died at once: an empty state, to be removed.
@@ -217,12 +229,21 @@ pub fn progress(directory: BorrowedFd<'_>) -> Result<Progress> {
     if fs::stat(directory, b"plan")?.is_none() {
         return Ok(Progress::Open);
     }
-    let file = BufReader::new(std::fs::File::from(fs::open_read(directory, b"plan")?));
+    Ok(Progress::Decided(read(directory, b"plan")?))
+}
+
+/// The records of a finished commit.
+pub fn finished(directory: BorrowedFd<'_>) -> Result<Vec<Record>> {
+    read(directory, b"done")
+}
+
+fn read(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<Record>> {
+    let file = BufReader::new(std::fs::File::from(fs::open_read(directory, name)?));
     let mut records = Vec::new();
     for line in file.lines() {
         let line = line?;
         if line == END {
-            return Ok(Progress::Decided(records));
+            return Ok(records);
         }
         records.push(serde_json::from_str(&line)?);
     }
