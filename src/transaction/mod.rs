@@ -111,18 +111,26 @@ impl Transaction {
         Ok(Identity::of(&fs::fstat(self.directory())?))
     }
 
-    /// Removes it, and the storage directory when it was the last.
+    /// Removes it, and the storage directory when it was the last. It gets another name first: one that is half removed must
+    /// not be taken for one that is kept, or for one that is not committed yet.
     pub fn remove(self) -> Result<()> {
         let doing = || format!("cannot remove the transaction {}", self.path.display());
         let (Some(storage), Some(name)) = (self.path.parent(), self.path.file_name()) else { return Ok(()) };
         let base = open_owned(storage).doing(doing)?;
-        discard::remove_tree(base.as_fd(), std::os::unix::ffi::OsStrExt::as_bytes(name)).doing(doing)?;
+        fs::lock_shared(base.as_fd()).doing(doing)?;
+        let name = std::os::unix::ffi::OsStrExt::as_bytes(name);
+        let waste = [name, WASTE.as_bytes()].concat();
+        fs::rename(base.as_fd(), name, base.as_fd(), &waste).doing(doing)?;
+        discard::remove_tree(base.as_fd(), &waste).doing(doing)?;
         drop(base);
         // Other transactions may be in it; then it stays.
         let _ = std::fs::remove_dir(storage);
         Ok(())
     }
 }
+
+/// What the name of a transaction ends with when it is being removed.
+const WASTE: &str = ".removed";
 
 /// The image's base name with everything odd replaced: only for people, the id is what counts.
 fn printable(path: &Path) -> String {

@@ -1,11 +1,12 @@
 //! What a dead runner left: finished when its commit was decided, removed when not.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::journal::{self, Progress};
 use super::{State, Transaction};
-use crate::changes::{commit, replica};
+use crate::changes::{commit, discard, replica};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Image;
 use crate::sys::fs;
@@ -41,7 +42,12 @@ pub struct Listed {
     pub started: u64,
 }
 
+/// The transactions in a storage, without those that are being removed.
 fn directories(place: &Path) -> Vec<PathBuf> {
+    entries(place).into_iter().filter(|path| !is_waste(path)).collect()
+}
+
+fn entries(place: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(place) else { return Vec::new() };
     let mut found: Vec<PathBuf> =
         entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect();
@@ -99,6 +105,7 @@ fn peek(path: &Path) -> Option<State> {
 pub fn recover(places: &[PathBuf], image: &Image) -> Result<Vec<(PathBuf, Recovered)>> {
     let mut done = Vec::new();
     for place in places {
+        sweep(place, image)?;
         for path in directories(place) {
             let Some(state) = peek(&path) else { continue };
             if state.id.is_empty() {
@@ -114,14 +121,36 @@ pub fn recover(places: &[PathBuf], image: &Image) -> Result<Vec<(PathBuf, Recove
     Ok(done)
 }
 
-/// One without a state, or with one that a power cut tore: it was killed in its first moments, or never synced, and no image
-/// has anything of it. That nobody is just making it, the storage's lock tells.
-fn recover_nameless(place: &Path, path: &Path, image: &Image) -> Result<Option<Recovered>> {
+/// The storage, locked so that nobody can be making or removing a transaction in it; `None` when somebody is.
+fn alone_in(place: &Path) -> Result<Option<OwnedFd>> {
     let Ok(base) = super::open_owned(place) else { return Ok(None) };
-    if !fs::try_lock(base.as_fd(), true)? || !looks_like_one(path, image)? {
+    Ok(fs::try_lock(base.as_fd(), true)?.then_some(base))
+}
+
+/// Removes what was being removed already.
+fn sweep(place: &Path, image: &Image) -> Result<()> {
+    let waste: Vec<PathBuf> = entries(place).into_iter().filter(|path| is_waste(path)).collect();
+    if waste.is_empty() {
+        return Ok(());
+    }
+    let Some(base) = alone_in(place)? else { return Ok(()) };
+    for name in waste.iter().filter(|path| bears_the_name(path, image)).filter_map(|path| path.file_name()) {
+        discard::remove_tree(base.as_fd(), name.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// One without a state, or with one that a power cut tore: it was killed in its first moments, or never synced, and no image
+/// has anything of it. A scratch directory may hold whatever its owner likes: only what has the name of a transaction of an
+/// image so called, and nothing in it but what a transaction has, is taken for one.
+fn recover_nameless(place: &Path, path: &Path, image: &Image) -> Result<Option<Recovered>> {
+    if !bears_the_name(path, image) || !has_nothing_else(path)? {
         return Ok(None);
     }
+    let Some(base) = alone_in(place)? else { return Ok(None) };
     let Some(transaction) = Transaction::take(path)? else { return Ok(None) };
+    // Held from here on by the transaction's own lock.
+    drop(base);
     if !transaction.state.id.is_empty() {
         return Ok(None);
     }
@@ -129,26 +158,30 @@ fn recover_nameless(place: &Path, path: &Path, image: &Image) -> Result<Option<R
     Ok(Some(Recovered::Removed))
 }
 
-/// A scratch directory may hold whatever its owner likes: only what has the name of a transaction of an image so called, and
-/// nothing in it but what a transaction has, is taken for one.
-fn looks_like_one(path: &Path, image: &Image) -> Result<bool> {
+fn is_waste(path: &Path) -> bool {
+    path.as_os_str().as_bytes().ends_with(super::WASTE.as_bytes())
+}
+
+/// Whether `path` is called as a transaction of an image with the name of this one.
+fn bears_the_name(path: &Path, image: &Image) -> bool {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = name.strip_suffix(super::WASTE).unwrap_or(&name);
     let id = name.strip_prefix(&format!("{}.", super::printable(image.path()))).unwrap_or_default();
-    if id.len() != 8 || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Ok(false);
-    }
+    id.len() == 8 && id.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+fn has_nothing_else(path: &Path) -> Result<bool> {
     let known = [
         &b"lock"[..],
         b"state",
         b"state.tmp",
         b"plan.tmp",
-        b"done",
         b"before",
         b"before.new",
-        replica::TREE,
         b"scaffold",
         b"stage",
         b"trash",
+        replica::TREE,
         b"probe",
         b"tick",
     ];
