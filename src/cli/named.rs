@@ -123,6 +123,6 @@ fn lay_again(transaction: &mut Transaction, prepared: &Prepared) -> Result<()> {
     let new: Vec<_> = needles.filter(|needle| !known.contains(needle)).collect();
     transaction.state.rules.needles = [known, new].concat();
     transaction.state.pid = std::process::id();
-    transaction.state.save(transaction.directory())?;
+    transaction.state.save_durably(transaction.directory())?;
     transaction.checkpoint()
 }

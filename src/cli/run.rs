@@ -287,7 +287,9 @@ fn settle(
 /// Keeps the transaction for the commands that look at it, commit it or discard it.
 fn keep_it(transaction: &mut Transaction) -> Result<()> {
     transaction.state.kept = true;
-    transaction.state.save(transaction.directory())
+    // Whatever it is committed from one day has to be there then, and the overlay synced nothing.
+    fs::syncfs(transaction.directory())?;
+    transaction.state.save_durably(transaction.directory())
 }
 
 fn scan_or_remove(transaction: &mut Transaction, prepared: &Prepared) -> Result<(Changes, Pending)> {

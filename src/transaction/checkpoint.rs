@@ -2,13 +2,16 @@
 //!
 //! `before.new` is being written; `before` is complete: a step runs, or died. A transaction found with `before` is taken back
 //! to it first. The copy costs what the earlier steps wrote; its files share their blocks where the file system can.
+//!
+//! The overlay syncs nothing, so after a power cut files may be there without their contents. Whatever stands for whole steps
+//! is on the disk before it is called so: the copy before the step begins, the upper before the copy goes.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::Transaction;
 use crate::changes::copy::Copier;
 use crate::changes::discard::remove_tree;
-use crate::changes::marks::{Prefix, USER_FLAGS};
+use crate::changes::marks::{PROTECTED_FLAGS, Prefix, USER_FLAGS};
 use crate::changes::redo::{Escaped, copy_directory_attributes};
 use crate::changes::replica;
 use crate::error::{Doing, Result};
@@ -26,20 +29,28 @@ impl Transaction {
         let mut copier = Copier::default();
         if self.state.backend == Backend::Copy {
             copier.tree(self.directory(), replica::TREE, before.as_fd()).doing(doing)?;
-            copier.finish().doing(doing)?;
-            return fs::rename(self.directory(), b"before.new", self.directory(), b"before").doing(doing);
+        } else {
+            let work = fs::open_dir(self.directory(), b"work").doing(doing)?;
+            // One copier for both: a changed file with several names is in the upper and in the index.
+            copier.tree(self.directory(), b"upper", before.as_fd()).doing(doing)?;
+            copier.tree(work.as_fd(), b"index", before.as_fd()).doing(doing)?;
         }
-        let work = fs::open_dir(self.directory(), b"work").doing(doing)?;
-        // One copier for both: a changed file with several names is in the upper and in the index.
-        copier.tree(self.directory(), b"upper", before.as_fd()).doing(doing)?;
-        copier.tree(work.as_fd(), b"index", before.as_fd()).doing(doing)?;
         copier.finish().doing(doing)?;
-        fs::rename(self.directory(), b"before.new", self.directory(), b"before").doing(doing)
+        fs::syncfs(self.directory()).doing(doing)?;
+        fs::rename(self.directory(), b"before.new", self.directory(), b"before").doing(doing)?;
+        // The step may write into files of the upper, and the disk may have that before the name.
+        fs::fsync(self.directory()).doing(doing)
     }
 
     /// The step succeeded: what it wrote stays.
     pub fn keep_step(&self) -> Result<()> {
-        // Renamed first: a half removed copy must not be taken for a whole one.
+        fs::syncfs(self.directory())?;
+        self.remove_before()?;
+        Ok(fs::fsync(self.directory())?)
+    }
+
+    /// Renamed first: a half removed copy must not be taken for a whole one.
+    fn remove_before(&self) -> Result<()> {
         fs::rename(self.directory(), b"before", self.directory(), b"before.new")?;
         remove_tree(self.directory(), b"before.new")
     }
@@ -72,15 +83,24 @@ impl Transaction {
             move_all(saved.as_fd(), index.as_fd()).doing(doing)?;
         }
         drop((before, saved));
-        remove_tree(self.directory(), b"before")
+        self.remove_before()
     }
 
     fn take_back_copy(&self, before: BorrowedFd<'_>) -> Result<()> {
         if fs::stat(before, replica::TREE)?.is_some() {
             remove_tree(self.directory(), replica::TREE)?;
+            let saved = fs::open_dir(before, replica::TREE)?;
+            let flags = fs::flags(saved.as_fd())?.unwrap_or(0);
+            // A directory that cannot be changed cannot be renamed either.
+            if flags & PROTECTED_FLAGS != 0 {
+                fs::set_flags(saved.as_fd(), flags & !PROTECTED_FLAGS)?;
+            }
             fs::rename(before, replica::TREE, self.directory(), replica::TREE)?;
+            if flags & PROTECTED_FLAGS != 0 {
+                fs::set_flags(saved.as_fd(), flags)?;
+            }
         }
-        remove_tree(self.directory(), b"before")
+        self.remove_before()
     }
 
     /// Makes upper and work fit for another mount: overlayfs refuses a work directory whose last mount was volatile, and
@@ -111,7 +131,8 @@ fn move_all(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
 fn write_times(before: BorrowedFd<'_>, times: Times) -> Result<()> {
     remove_tree(before, b"emptied.new")?;
     let file = std::fs::File::from(fs::create(before, b"emptied.new", 0o600)?);
-    serde_json::to_writer(file, &times)?;
+    serde_json::to_writer(&file, &times)?;
+    fs::fsync(file.as_fd())?;
     Ok(fs::rename(before, b"emptied.new", before, b"emptied")?)
 }
 
