@@ -8,10 +8,11 @@ mod support;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use support::disk::{Loss, Mounted, Platter, apart, write_sparse};
 use support::fuse::{Disks, Event};
@@ -29,6 +30,8 @@ struct Ground {
     /// A disk with the image, and an empty one.
     disks: [Vec<u8>; 2],
     before: Snapshot,
+    /// Everything that a clock stamps is stamped after this second.
+    start: i64,
 }
 
 fn ground() -> &'static Ground {
@@ -42,7 +45,10 @@ fn ground() -> &'static Ground {
                 rich::protect(root);
                 before = Some(tree::snapshot(root));
             });
-            Ground { disks: [image, formatted(&place, |_| {})], before: before.unwrap() }
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+            // One second early: the kernel stamps files with the time of its last tick.
+            let start = i64::try_from(now).unwrap() - 1;
+            Ground { disks: [image, formatted(&place, |_| {})], before: before.unwrap(), start }
         })
     })
 }
@@ -88,12 +94,17 @@ impl Place {
     }
 }
 
+/// A command line of dropcloth.
+type Line = Vec<&'static str>;
+
 /// A run, with all that its disks were sent.
 struct Recording {
     start: Vec<Vec<u8>>,
     log: Vec<Event>,
     /// Where in the log the run had ended.
     ended: usize,
+    /// What the image may be in between, up to the times that a clock sets.
+    between: Vec<Snapshot>,
     after: Snapshot,
 }
 
@@ -107,16 +118,16 @@ enum Company {
     Syncing,
 }
 
-/// Runs `commands` on disks that begin as `start`.
-fn record(place: &Place, start: &[Vec<u8>], company: Company, commands: &[Vec<&str>]) -> Recording {
+/// Runs the commands, each with the exit code it has to have, on disks that begin as `start`.
+fn record(place: &Place, start: &[Vec<u8>], company: Company, lines: &[(Line, i32)]) -> Recording {
     apart(place.path(), || {
         let folder = place.path().join("disks");
         std::fs::create_dir(&folder).unwrap();
         let disks = Disks::serve(&folder, start.to_vec());
         let mounted: Vec<_> = (0..start.len()).map(|disk| Mounted::new(&disks.file(disk), &place.disk(disk))).collect();
         let run = || {
-            for command in commands {
-                assert_code(&place.dropcloth(command).output().unwrap(), 0);
+            for (line, code) in lines {
+                assert_code(&place.dropcloth(line).output().unwrap(), *code);
             }
         };
         match company {
@@ -126,7 +137,7 @@ fn record(place: &Place, start: &[Vec<u8>], company: Company, commands: &[Vec<&s
         let ended = disks.now();
         let after = tree::snapshot(&place.root());
         drop(mounted);
-        Recording { start: start.to_vec(), log: disks.finish(), ended, after }
+        Recording { start: start.to_vec(), log: disks.finish(), ended, between: Vec::new(), after }
     })
 }
 
@@ -144,14 +155,24 @@ fn while_syncing(place: &Place, disks: usize, work: impl FnOnce()) {
                 file.sync_all().unwrap();
             }
         });
+        let _stop = Stop(&stop);
         work();
-        stop.store(true, Ordering::Relaxed);
     });
+}
+
+/// Says so also when the work panics: the scope waits for its threads.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Before,
+    Between,
     After,
 }
 
@@ -176,8 +197,10 @@ impl Recording {
     }
 
     /// Tries every cut, on two threads; fails with all that went wrong. Says how often the image was before, and after.
+    ///
+    /// Each way to recover is a command, and others for as long as something is left.
     #[track_caller]
-    fn play(&self, place: &Place, cuts: &[Cut], recover: &[Vec<&str>]) -> (usize, usize) {
+    fn play(&self, place: &Place, cuts: &[Cut], ways: &[Vec<Line>]) -> [usize; 3] {
         let results = thread::scope(|scope| {
             let half = |parity: usize| {
                 let mine = cuts.iter().enumerate().filter(move |(index, _)| index % 2 == parity);
@@ -186,7 +209,7 @@ impl Recording {
                     let attempt = |(index, cut): (usize, &Cut)| {
                         let disks: Vec<_> =
                             platters.iter_mut().map(|platter| platter.cut(cut.when, cut.loss)).collect();
-                        (*cut, self.attempt(place, &disks, &recover[index / 2 % recover.len()]))
+                        (*cut, self.attempt(place, &disks, &ways[index / 2 % ways.len()]))
                     };
                     mine.map(attempt).collect::<Vec<_>>()
                 };
@@ -203,7 +226,7 @@ impl Recording {
     }
 
     /// Mounts the disks as they were left, recovers, and looks.
-    fn attempt(&self, place: &Place, disks: &[Vec<u8>], recover: &[&str]) -> Result<State, String> {
+    fn attempt(&self, place: &Place, disks: &[Vec<u8>], way: &[Line]) -> Result<State, String> {
         let mounted: Vec<_> = disks
             .iter()
             .enumerate()
@@ -213,41 +236,43 @@ impl Recording {
                 Mounted::new(&file, &place.disk(disk))
             })
             .collect();
-        let output = place.dropcloth(recover).output().unwrap();
-        let found = self.compare(place, &output);
+        let found = recover(place, way).and_then(|()| self.compare(place));
         drop(mounted);
         found
     }
 
-    fn compare(&self, place: &Place, output: &Output) -> Result<State, String> {
-        if !output.status.success() {
-            return Err(format!("  recovery: {}", stderr(output)));
-        }
-        let leavings = left(place);
-        if !leavings.is_empty() {
-            return Err(format!("  left: {leavings:?}\n  recovery: {}", stderr(output)));
-        }
+    fn compare(&self, place: &Place) -> Result<State, String> {
         let now = tree::snapshot(&place.root());
-        let [from_before, from_after] = [&ground().before, &self.after].map(|snapshot| tree::diff(snapshot, &now));
-        match (from_before.is_empty(), from_after.is_empty()) {
-            (true, _) => Ok(State::Before),
-            (_, true) => Ok(State::After),
-            _ if from_before.len() < from_after.len() => {
-                Err(format!("  from before:\n    {}", from_before.join("\n    ")))
+        let from_before = tree::diff(&ground().before, &now);
+        let from_after = tree::diff(&self.after, &now);
+        if from_before.is_empty() {
+            return Ok(State::Before);
+        }
+        if from_after.is_empty() {
+            return Ok(State::After);
+        }
+        let alike = |snapshot: &Snapshot| snapshot.clone().clock_times_alike(ground().start);
+        let between = self.between.iter().map(|snapshot| tree::diff(&alike(snapshot), &alike(&now)));
+        let from: Vec<_> = [from_before, from_after].into_iter().chain(between).collect();
+        match from[2..].iter().any(Vec::is_empty) {
+            true => Ok(State::Between),
+            false => {
+                Err(format!("  from the nearest:\n    {}", from.iter().min_by_key(|d| d.len()).unwrap().join("\n    ")))
             }
-            _ => Err(format!("  from after:\n    {}", from_after.join("\n    "))),
         }
     }
 
     /// Nothing in between; after the run's end only after; and what has once been after is never before again.
     #[track_caller]
-    fn judge(&self, results: &[(Cut, Result<State, String>)]) -> (usize, usize) {
+    fn judge(&self, results: &[(Cut, Result<State, String>)]) -> [usize; 3] {
         let is = |result: &Result<State, String>, state| *result == Ok(state);
         let sure = results.iter().filter(|(cut, found)| cut.loss == Loss::All && is(found, State::After));
         let sure = sure.map(|(cut, _)| cut.when).min().unwrap_or(self.ended).min(self.ended);
         let wrong = |(cut, found): &(Cut, Result<State, String>)| match found {
             Err(what) => Some(format!("{cut:?}\n{what}")),
-            Ok(State::Before) if cut.when >= sure => Some(format!("{cut:?}: before, though {sure} was after")),
+            Ok(state) if cut.when >= sure && *state != State::After => {
+                Some(format!("{cut:?}: {state:?}, though {sure} was after"))
+            }
             Ok(_) => None,
         };
         let wrong: Vec<String> = results.iter().filter_map(wrong).collect();
@@ -261,8 +286,23 @@ impl Recording {
             shown.join("\n")
         );
         let count = |state: State| results.iter().filter(|(_, found)| is(found, state)).count();
-        (count(State::Before), count(State::After))
+        [State::Before, State::Between, State::After].map(count)
     }
+}
+
+fn recover(place: &Place, way: &[Line]) -> Result<(), String> {
+    let mut said = String::new();
+    for line in way {
+        let output = place.dropcloth(line).output().unwrap();
+        said = format!("{said}  {}: {}", line[0], stderr(&output));
+        if !output.status.success() {
+            return Err(said);
+        }
+        if left(place).is_empty() {
+            return Ok(());
+        }
+    }
+    Err(format!("  left: {:?}\n{said}", left(place)))
 }
 
 /// Names on the disks that nobody but dropcloth can have made.
@@ -276,13 +316,36 @@ fn every_one() -> bool {
     std::env::var_os("DROPCLOTH_LONG").is_some()
 }
 
-fn run<'a>(options: &[&'a str], step: &'a str) -> Vec<&'a str> {
-    [&["run"], options, &OPTIONS, &["./rootfs", "--", "sh", "-c", step]].concat()
+/// Besides all that the step does, it changes the image's own directory.
+const MORE: &str = "; echo n > /top; chmod 711 /";
+
+/// A second one, that changes in place what the first has written.
+const AGAIN: &str = "set -e; cd /t; echo again >> d9/a; echo again >> n/m/f2; rm new; mkdir n/o; echo o > n/o/f
+    rm -r w; chmod 755 d8; echo again >> l/h1; mv d4 n/; echo n > /top2";
+
+/// And one that fails.
+const FAILING: &str = "cd /t; echo bad > d9/a; echo bad > bad; rm -r d8; mv d2 bad2; chmod 0 /; exit 3";
+
+fn first_step() -> &'static str {
+    static STEPS: OnceLock<String> = OnceLock::new();
+    STEPS.get_or_init(|| format!("{STEP}{MORE}"))
+}
+
+fn run(options: &[&'static str]) -> Line {
+    [&["run"], options, &OPTIONS, &["./rootfs", "--", "sh", "-c", first_step()]].concat()
+}
+
+fn nothing(options: &[&'static str]) -> Line {
+    [&["run"], options, &["./rootfs", "--", "true"]].concat()
+}
+
+fn joined(step: &'static str) -> Line {
+    [&["run", "--in", "build"][..], &OPTIONS, &["--", "sh", "-c", step]].concat()
 }
 
 #[track_caller]
-fn assert_both(what: &str, recording: &Recording, (before, after): (usize, usize)) {
-    println!("{what}: {} events, {before} before, {after} after", recording.log.len());
+fn assert_both(what: &str, recording: &Recording, [before, between, after]: [usize; 3]) {
+    println!("{what}: {} events; {before} before, {between} between, {after} after", recording.log.len());
     assert!(before > 0 && after > 0, "{before} before, {after} after");
 }
 
@@ -291,9 +354,38 @@ fn a_power_cut_leaves_the_image_before_or_after_the_step() {
     needs_root!();
     let place = Place::new();
     for (what, company, few) in [("alone", Company::Alone, 20), ("in company", Company::Syncing, 20)] {
-        let recording = record(&place, &ground().disks[..1], company, &[run(&[], STEP)]);
+        let recording = record(&place, &ground().disks[..1], company, &[(run(&[]), 0)]);
         let cuts = recording.cuts(few);
-        let counts = recording.play(&place, &cuts, &[vec!["recover", "./rootfs"], run(&[], "true")]);
+        let counts = recording.play(&place, &cuts, &[vec![vec!["recover", "./rootfs"]], vec![nothing(&[])]]);
         assert_both(what, &recording, counts);
     }
+}
+
+/// The transaction is on a disk of its own: each loses what it was not told to keep, and neither waits for the other.
+#[test]
+fn a_power_cut_with_the_transaction_on_another_disk_leaves_the_image_before_or_after_the_step() {
+    needs_root!();
+    let place = Place::new();
+    let elsewhere = ["--scratch", "../scratch/transactions"];
+    for (what, company, few) in [("alone", Company::Alone, 20), ("in company", Company::Syncing, 20)] {
+        let recording = record(&place, &ground().disks, company, &[(run(&elsewhere), 0)]);
+        let cuts = recording.cuts(few);
+        let counts = recording.play(&place, &cuts, &[vec![nothing(&elsewhere)]]);
+        assert_both(what, &recording, counts);
+    }
+}
+
+/// A named transaction lives through the power cut, with whole steps only.
+#[test]
+fn a_power_cut_during_the_steps_of_a_transaction_leaves_whole_steps() {
+    needs_root!();
+    let place = Place::new();
+    let first = record(&place, &ground().disks[..1], Company::Alone, &[(run(&[]), 0)]);
+    let mut lines = vec![(vec!["begin", "./rootfs", "--name", "build"], 0), (joined(first_step()), 0)];
+    lines.extend([(joined(FAILING), 3), (joined(AGAIN), 0), (vec!["commit", "build"], 0)]);
+    let mut recording = record(&place, &ground().disks[..1], Company::Syncing, &lines);
+    recording.between = vec![first.after];
+    let cuts = recording.cuts(40);
+    let counts = recording.play(&place, &cuts, &[vec![vec!["recover", "./rootfs"], vec!["commit", "build"]]]);
+    assert_both("steps", &recording, counts);
 }

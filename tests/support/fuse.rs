@@ -6,11 +6,12 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use rustix::io::Errno;
 
 /// What the kernel sent to a disk. A discard is a write of zeros.
@@ -34,13 +35,16 @@ pub struct Disks {
 
 impl Disks {
     pub fn serve(at: &Path, contents: Vec<Vec<u8>>) -> Disks {
-        let device = File::options().read(true).write(true).open("/dev/fuse").expect("/dev/fuse opens");
-        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
-        mount(Some("dropcloth-test"), at, Some("fuse"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(&*options))
-            .unwrap();
         let shared = Arc::new(Mutex::new(Shared { contents, log: Vec::new() }));
-        let server = Server { device, shared: Arc::clone(&shared) };
-        Disks { shared, at: at.to_owned(), server: Some(thread::spawn(move || server.run())) }
+        let (ready, mounted) = mpsc::channel();
+        let (for_server, folder) = (Arc::clone(&shared), at.to_owned());
+        let server = thread::spawn(move || {
+            let server = Server { device: mount_alone(&folder), shared: for_server };
+            ready.send(()).unwrap();
+            server.run();
+        });
+        mounted.recv().expect("the server mounts its folder");
+        Disks { shared, at: at.to_owned(), server: Some(server) }
     }
 
     pub fn file(&self, disk: usize) -> PathBuf {
@@ -73,6 +77,19 @@ impl Disks {
         let _ = umount2(&self.at, MntFlags::MNT_DETACH);
         assert!(thread::panicking(), "the disks are still in use");
     }
+}
+
+/// Mounts the folder, on a thread that shares no descriptor with the others. When the test program is killed the kernel has
+/// to see that the server is gone: it would not as long as another thread had the server's device too, and such a thread may
+/// itself be waiting for the disk.
+fn mount_alone(at: &Path) -> File {
+    unshare(CloneFlags::CLONE_FILES).unwrap();
+    // SAFETY: what the other threads have open stays open for them, and this one has not opened anything yet.
+    assert_eq!(unsafe { libc::close_range(3, libc::c_uint::MAX, 0) }, 0);
+    let device = File::options().read(true).write(true).open("/dev/fuse").expect("/dev/fuse opens");
+    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+    mount(Some("dropcloth-test"), at, Some("fuse"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(&*options)).unwrap();
+    device
 }
 
 impl Drop for Disks {
