@@ -10,13 +10,9 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use support::rich::{self, OPTIONS, STEP};
+use support::rich::{self, CALLS, OPTIONS, STEP};
 use support::tree::{self, Snapshot};
 use support::{Field, assert_code, stderr};
-
-/// The calls that change something, as strace names them.
-const CALLS: &str = "renameat2,linkat,unlinkat,mkdirat,symlinkat,fsync,syncfs,utimensat,ioctl,lsetxattr,lremovexattr,\
-                     fchmod,fchownat,write,openat";
 
 /// What every test here starts from.
 struct Ground {
@@ -90,10 +86,7 @@ fn calls(log: &str) -> Vec<Call> {
 /// The step under strace. What the run starts is not traced.
 fn traced(field: &Field, options: &[&str]) -> Output {
     let run = field.dropcloth(["run"].iter().chain(&OPTIONS).chain(&["./rootfs", "--", "sh", "-c", STEP]));
-    let mut command = Command::new("strace");
-    command.args(options).arg("--").arg(run.get_program()).args(run.get_args()).env_clear();
-    command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command.current_dir(field.path()).stdin(std::process::Stdio::null()).output().unwrap()
+    rich::traced(&run, options).output().unwrap()
 }
 
 fn injected(field: &Field, call: &Call, what: &str) -> Output {
@@ -183,14 +176,10 @@ fn each(calls: &[Call], stride: usize, attempt: fn(&Call) -> Result<State, Strin
     (count(State::Before), count(State::After))
 }
 
-fn has_strace() -> bool {
-    Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success())
-}
-
 macro_rules! needs_strace {
     () => {
         needs_root!();
-        if !has_strace() {
+        if !rich::has_strace() {
             return support::skip("it needs strace");
         }
     };

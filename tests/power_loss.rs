@@ -16,11 +16,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use support::disk::{Loss, Mounted, Platter, apart, write_sparse};
 use support::fuse::{Disks, Event};
-use support::rich::{self, OPTIONS, STEP};
+use support::rich::{self, CALLS, OPTIONS, STEP};
 use support::tree::{self, Snapshot};
 use support::{assert_code, stderr};
 
-const SIZE: u64 = 32 << 20;
+const SIZE: u64 = 20 << 20;
 
 /// Where the disks are mounted, by their numbers.
 const NAMES: [&str; 2] = ["image", "scratch"];
@@ -58,7 +58,7 @@ fn formatted(place: &Place, fill: impl FnOnce(&Path)) -> Vec<u8> {
     let file = place.path().join("new");
     File::create(&file).unwrap().set_len(SIZE).unwrap();
     // All is written at once: later, the kernel would write the rest of the tables whenever it likes.
-    let options = ["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"];
+    let options = ["-q", "-F", "-b", "4096", "-J", "size=4", "-E", "lazy_itable_init=0,lazy_journal_init=0"];
     assert!(Command::new("mkfs.ext4").args(options).arg(&file).status().unwrap().success());
     let mounted = Mounted::new(&file, &place.path().join("new.mounted"));
     fill(&place.path().join("new.mounted/rootfs"));
@@ -99,6 +99,7 @@ type Line = Vec<&'static str>;
 
 /// A run, with all that its disks were sent.
 struct Recording {
+    company: Company,
     start: Vec<Vec<u8>>,
     log: Vec<Event>,
     /// Where in the log the run had ended.
@@ -109,13 +110,35 @@ struct Recording {
 }
 
 /// What else goes on.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Company {
     /// Nothing: the disk is told to flush by dropcloth alone.
     Alone,
     /// Another program syncs a small file of its own again and again. Each time the file system's journal is written, with
     /// whatever names and sizes are in it by then, but not the data that others have written.
     Syncing,
+    /// The same, and dropcloth waits after each call that changes something, so that the disk can have every state between.
+    Slowly,
+}
+
+impl Company {
+    /// In the short form about so many moments of a recording are tried.
+    fn few(self) -> usize {
+        match self {
+            Company::Alone => 6,
+            Company::Syncing => 10,
+            Company::Slowly => 20,
+        }
+    }
+
+    /// In the long form chance decides so many times what is lost at each moment.
+    fn chances(self) -> u64 {
+        match self {
+            Company::Alone => 60,
+            Company::Syncing => 4,
+            Company::Slowly => 2,
+        }
+    }
 }
 
 /// Runs the commands, each with the exit code it has to have, on disks that begin as `start`.
@@ -127,18 +150,26 @@ fn record(place: &Place, start: &[Vec<u8>], company: Company, lines: &[(Line, i3
         let mounted: Vec<_> = (0..start.len()).map(|disk| Mounted::new(&disks.file(disk), &place.disk(disk))).collect();
         let run = || {
             for (line, code) in lines {
-                assert_code(&place.dropcloth(line).output().unwrap(), *code);
+                let command = place.dropcloth(line);
+                let mut command = if company == Company::Slowly { slowed(&command) } else { command };
+                assert_code(&command.output().unwrap(), *code);
             }
         };
         match company {
             Company::Alone => run(),
-            Company::Syncing => while_syncing(place, start.len(), run),
+            Company::Syncing | Company::Slowly => while_syncing(place, start.len(), run),
         }
         let ended = disks.now();
         let after = tree::snapshot(&place.root());
         drop(mounted);
-        Recording { start: start.to_vec(), log: disks.finish(), ended, between: Vec::new(), after }
+        Recording { company, start: start.to_vec(), log: disks.finish(), ended, between: Vec::new(), after }
     })
+}
+
+/// The command under strace(1), which holds it for some milliseconds after each call that changes something.
+fn slowed(run: &Command) -> Command {
+    let inject = format!("inject={CALLS}:delay_exit={}", if every_one() { 4000 } else { 2000 });
+    rich::traced(run, &["-o", "/dev/null", "-e", &format!("trace={CALLS}"), "-e", &inject])
 }
 
 fn while_syncing(place: &Place, disks: usize, work: impl FnOnce()) {
@@ -184,31 +215,38 @@ struct Cut {
 }
 
 impl Recording {
-    /// Before each flush, at the end of the run, at the end of all; in the short form about `few` of them.
-    fn cuts(&self, few: usize) -> Vec<Cut> {
-        let flush =
-            |when: &usize| matches!(self.log.get(*when), Some(Event::Flush { .. }) | None) || *when == self.ended;
-        let whens: Vec<usize> = (0..=self.log.len()).filter(flush).collect();
-        let (stride, chances) = if every_one() { (1, 12) } else { (whens.len().div_ceil(few), 1) };
-        let chosen = whens.iter().copied().enumerate();
-        let chosen = chosen.filter(|(index, when)| index % stride == 0 || *when >= self.ended).map(|(_, when)| when);
-        let losses = [Loss::All, Loss::None].into_iter().chain((0..chances).map(Loss::Some));
-        chosen.flat_map(|when| losses.clone().map(move |loss| Cut { when, loss })).collect()
+    /// Before each flush, at the end of the run, and after it; in the short form few of them.
+    fn cuts(&self) -> Vec<Cut> {
+        let flush = |when: usize| matches!(self.log.get(when), Some(Event::Flush { .. }) | None);
+        let whens: Vec<usize> = (0..=self.log.len()).filter(|when| flush(*when) || *when == self.ended).collect();
+        let stride = if every_one() { 1 } else { whens.len().div_ceil(self.company.few()) };
+        let chosen = whens.iter().enumerate().filter(|(index, when)| index % stride == 0 || **when == self.ended);
+        chosen.chain(whens.iter().enumerate().next_back()).flat_map(|(_, when)| self.cuts_at(*when)).collect()
     }
 
-    /// Tries every cut, on two threads; fails with all that went wrong. Says how often the image was before, and after.
+    fn cuts_at(&self, when: usize) -> Vec<Cut> {
+        let mut losses = vec![Loss::All];
+        // With one disk that is the same as all of them before the next flush.
+        if self.start.len() > 1 || when == self.log.len() {
+            losses.push(Loss::None);
+        }
+        losses.extend((0..if every_one() { self.company.chances() } else { 1 }).map(Loss::Some));
+        losses.into_iter().map(|loss| Cut { when, loss }).collect()
+    }
+
+    /// Tries every cut, on two threads; fails with all that went wrong.
     ///
     /// Each way to recover is a command, and others for as long as something is left.
     #[track_caller]
-    fn play(&self, place: &Place, cuts: &[Cut], ways: &[Vec<Line>]) -> [usize; 3] {
+    fn play(&self, place: &Place, ways: &[Vec<Line>]) -> Found {
+        let cuts = self.cuts();
         let results = thread::scope(|scope| {
             let half = |parity: usize| {
                 let mine = cuts.iter().enumerate().filter(move |(index, _)| index % 2 == parity);
                 let all = move || {
                     let mut platters = self.platters();
                     let attempt = |(index, cut): (usize, &Cut)| {
-                        let disks: Vec<_> =
-                            platters.iter_mut().map(|platter| platter.cut(cut.when, cut.loss)).collect();
+                        let disks: Vec<_> = platters.iter_mut().map(|disk| disk.cut(cut.when, cut.loss)).collect();
                         (*cut, self.attempt(place, &disks, &ways[index / 2 % ways.len()]))
                     };
                     mine.map(attempt).collect::<Vec<_>>()
@@ -264,7 +302,7 @@ impl Recording {
 
     /// Nothing in between; after the run's end only after; and what has once been after is never before again.
     #[track_caller]
-    fn judge(&self, results: &[(Cut, Result<State, String>)]) -> [usize; 3] {
+    fn judge(&self, results: &[(Cut, Result<State, String>)]) -> Found {
         let is = |result: &Result<State, String>, state| *result == Ok(state);
         let sure = results.iter().filter(|(cut, found)| cut.loss == Loss::All && is(found, State::After));
         let sure = sure.map(|(cut, _)| cut.when).min().unwrap_or(self.ended).min(self.ended);
@@ -286,8 +324,18 @@ impl Recording {
             shown.join("\n")
         );
         let count = |state: State| results.iter().filter(|(_, found)| is(found, state)).count();
-        [State::Before, State::Between, State::After].map(count)
+        let [before, between, after] = [State::Before, State::Between, State::After].map(count);
+        println!("{:?}, {} events: {before} before, {between} between, {after} after", self.company, self.log.len());
+        Found { before, after, sure }
     }
+}
+
+/// What a recording's cuts came to.
+struct Found {
+    before: usize,
+    after: usize,
+    /// The first moment from which on nothing can be lost any more.
+    sure: usize,
 }
 
 fn recover(place: &Place, way: &[Line]) -> Result<(), String> {
@@ -343,49 +391,63 @@ fn joined(step: &'static str) -> Line {
     [&["run", "--in", "build"][..], &OPTIONS, &["--", "sh", "-c", step]].concat()
 }
 
+/// A recording in each company, and all its cuts.
 #[track_caller]
-fn assert_both(what: &str, recording: &Recording, [before, between, after]: [usize; 3]) {
-    println!("{what}: {} events; {before} before, {between} between, {after} after", recording.log.len());
-    assert!(before > 0 && after > 0, "{before} before, {after} after");
+fn each_company(place: &Place, disks: usize, lines: &[(Line, i32)], ways: &[Vec<Line>], between: &[Snapshot]) {
+    let all = [Company::Alone, Company::Syncing, Company::Slowly];
+    for company in all.into_iter().filter(|company| every_one() || *company != Company::Syncing) {
+        let mut recording = record(place, &ground().disks[..disks], company, lines);
+        recording.between = between.to_vec();
+        let Found { before, after, .. } = recording.play(place, ways);
+        assert!(before > 0 && after > 0, "{before} before, {after} after");
+    }
+}
+
+macro_rules! needs_root_and_strace {
+    () => {
+        needs_root!();
+        if !rich::has_strace() {
+            return support::skip("it needs strace");
+        }
+    };
 }
 
 #[test]
 fn a_power_cut_leaves_the_image_before_or_after_the_step() {
-    needs_root!();
-    let place = Place::new();
-    for (what, company, few) in [("alone", Company::Alone, 20), ("in company", Company::Syncing, 20)] {
-        let recording = record(&place, &ground().disks[..1], company, &[(run(&[]), 0)]);
-        let cuts = recording.cuts(few);
-        let counts = recording.play(&place, &cuts, &[vec![vec!["recover", "./rootfs"]], vec![nothing(&[])]]);
-        assert_both(what, &recording, counts);
-    }
+    needs_root_and_strace!();
+    let ways = [vec![vec!["recover", "./rootfs"]], vec![nothing(&[])]];
+    each_company(&Place::new(), 1, &[(run(&[]), 0)], &ways, &[]);
 }
 
 /// The transaction is on a disk of its own: each loses what it was not told to keep, and neither waits for the other.
 #[test]
 fn a_power_cut_with_the_transaction_on_another_disk_leaves_the_image_before_or_after_the_step() {
-    needs_root!();
-    let place = Place::new();
+    needs_root_and_strace!();
     let elsewhere = ["--scratch", "../scratch/transactions"];
-    for (what, company, few) in [("alone", Company::Alone, 20), ("in company", Company::Syncing, 20)] {
-        let recording = record(&place, &ground().disks, company, &[(run(&elsewhere), 0)]);
-        let cuts = recording.cuts(few);
-        let counts = recording.play(&place, &cuts, &[vec![nothing(&elsewhere)]]);
-        assert_both(what, &recording, counts);
-    }
+    each_company(&Place::new(), 2, &[(run(&elsewhere), 0)], &[vec![nothing(&elsewhere)]], &[]);
 }
 
 /// A named transaction lives through the power cut, with whole steps only.
 #[test]
 fn a_power_cut_during_the_steps_of_a_transaction_leaves_whole_steps() {
-    needs_root!();
+    needs_root_and_strace!();
     let place = Place::new();
     let first = record(&place, &ground().disks[..1], Company::Alone, &[(run(&[]), 0)]);
     let mut lines = vec![(vec!["begin", "./rootfs", "--name", "build"], 0), (joined(first_step()), 0)];
     lines.extend([(joined(FAILING), 3), (joined(AGAIN), 0), (vec!["commit", "build"], 0)]);
-    let mut recording = record(&place, &ground().disks[..1], Company::Syncing, &lines);
-    recording.between = vec![first.after];
-    let cuts = recording.cuts(40);
-    let counts = recording.play(&place, &cuts, &[vec![vec!["recover", "./rootfs"], vec!["commit", "build"]]]);
-    assert_both("steps", &recording, counts);
+    each_company(&place, 1, &lines, &[vec![vec!["recover", "./rootfs"], vec!["commit", "build"]]], &[first.after]);
+}
+
+#[test]
+fn a_power_cut_during_the_recovery_can_be_recovered() {
+    needs_root_and_strace!();
+    let place = Place::new();
+    let ways = [vec![vec!["recover", "./rootfs"]]];
+    let run = record(&place, &ground().disks[..1], Company::Slowly, &[(run(&[]), 0)]);
+    let sure = run.play(&place, &ways).sure;
+    let halfway = run.platters()[0].cut(usize::midpoint(sure, run.ended), Loss::All);
+    let recovery = record(&place, &[halfway], Company::Slowly, &[(vec!["recover", "./rootfs"], 0)]);
+    assert_eq!(tree::diff(&run.after, &recovery.after), Vec::<String>::new());
+    let Found { before, after, .. } = recovery.play(&place, &ways);
+    assert!(before == 0 && after > 0, "{before} before, {after} after");
 }

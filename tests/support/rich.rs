@@ -1,7 +1,8 @@
-//! A tree and a step for it that between them have something of everything.
+//! A tree and a step for it that between them have something of everything, and strace(1) for the run.
 #![allow(dead_code, reason = "every test program takes in the whole module and uses its part of it")]
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// Something of everything that has a record of its own in the journal, and what makes one record stand on another.
 pub const STEP: &str = "set -e; cd /t
@@ -24,6 +25,10 @@ const PREPARE: &str = "mkdir t; cd t
 
 pub const OPTIONS: [&str; 4] = ["--cap-add", "LINUX_IMMUTABLE", "--cap-add", "SYS_ADMIN"];
 
+/// The calls that change something, as strace names them.
+pub const CALLS: &str = "renameat2,linkat,unlinkat,mkdirat,symlinkat,fsync,syncfs,utimensat,ioctl,lsetxattr,lremovexattr,\
+                     fchmod,fchownat,write,openat";
+
 /// A copy of the small root with the tree in it; `protect` comes when it stands where it stays.
 pub fn make(root: &Path) {
     super::copy(&super::small_root(), root);
@@ -34,4 +39,17 @@ pub fn make(root: &Path) {
 /// The flags that cp(1) does not copy.
 pub fn protect(root: &Path) {
     super::shell("chattr +d t/nodump; chattr +i t/imm", root);
+}
+
+pub fn has_strace() -> bool {
+    Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success())
+}
+
+/// A command of dropcloth under strace(1). What it starts is not traced.
+pub fn traced(run: &Command, options: &[&str]) -> Command {
+    let mut command = Command::new("strace");
+    command.args(options).arg("--").arg(run.get_program()).args(run.get_args()).env_clear();
+    command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.current_dir(run.get_current_dir().expect("a command of a test has its folder")).stdin(Stdio::null());
+    command
 }
