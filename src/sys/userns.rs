@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::error::{SysError, SysResult, check};
 use super::process::{self, Forked};
@@ -67,16 +67,23 @@ impl Mapper {
 
 #[expect(clippy::disallowed_methods, reason = "only a set-uid program may map subordinate ids, user_namespaces(7)")]
 fn write_maps(target: u32, users: &[Line], groups: &[Line]) -> Result<(), String> {
-    for (program, lines) in [("newuidmap", users), ("newgidmap", groups)] {
+    // Both at once: each is a program to start.
+    let started = [("newuidmap", users), ("newgidmap", groups)].map(|(program, lines)| {
         let numbers = lines.iter().flat_map(|(inside, outside, count)| [inside, outside, count]);
-        let output = Command::new(program).arg(target.to_string()).args(numbers.map(u32::to_string)).output();
-        match output {
-            Ok(output) if output.status.success() => {}
-            Ok(output) => return Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())),
-            Err(error) => return Err(format!("{program}: {error}")),
-        }
+        let mut command = Command::new(program);
+        command.arg(target.to_string()).args(numbers.map(u32::to_string));
+        (program, command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn())
+    });
+    let mut result = Ok(());
+    for (program, child) in started {
+        let said = match child.and_then(std::process::Child::wait_with_output) {
+            Ok(output) if output.status.success() => continue,
+            Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        result = result.and(Err(format!("{program}: {said}")));
     }
-    Ok(())
+    result
 }
 
 /// Writes the maps of `pid` (`self` for this process) directly: allowed for one's own id alone, or with CAP_SETUID outside.
