@@ -338,7 +338,7 @@ fn random_programs() {
     let start = Instant::now();
     let failed = failures(&seeds);
     let (count, seconds) = (seeds.end.saturating_sub(seeds.start), start.elapsed().as_secs_f64());
-    println!("{count} seeds in {seconds:.1} s: {:.1} seeds/s", count as f64 / seconds);
+    println!("{count} seeds in {seconds:.1} s, {:.1} seeds/s: {} differ", count as f64 / seconds, failed.len());
     let reports = failed.iter().enumerate().map(|(n, (seed, found))| {
         let small = (n < SHRUNK).then(|| shrink(&generate::program(*seed)));
         report(*seed, found, small.as_ref())
