@@ -67,6 +67,9 @@ impl Fault {
                 if let Some(sys) = error.chain().find_map(|cause| cause.downcast_ref::<SysError>()) {
                     fault.call = Some((sys.call_name().to_owned(), sys.errno));
                     fault.kernel = sys.kernel.clone();
+                } else if let Some(errno) = error.chain().find_map(errno_of_std) {
+                    // std does not say which call it was.
+                    fault.call = Some((String::new(), errno));
                 }
                 fault
             }
@@ -86,6 +89,10 @@ impl Fault {
         self.because.insert(0, inner);
         self
     }
+}
+
+fn errno_of_std(cause: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    cause.downcast_ref::<std::io::Error>()?.raw_os_error()
 }
 
 impl std::fmt::Display for Fault {

@@ -35,7 +35,8 @@ fn line(text: &str) -> String {
 pub fn advice(call: &str, errno: i32) -> Option<&'static str> {
     let mounting = ["fsconfig", "fsmount", "move_mount", "open_tree", "mount_setattr", "mount"].contains(&call);
     Some(match (call, errno) {
-        (_, libc::ENOSPC) if mounting => {
+        // For "fsconfig", the overlay makes directories of its own in the transaction.
+        (_, libc::ENOSPC) if mounting && call != "fsconfig" => {
             "The kernel allows no more mounts in this namespace: raise it with `sysctl fs.mount-max=…`, or unmount what is not needed."
         }
         ("fsconfig", libc::EINVAL) => {

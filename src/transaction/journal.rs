@@ -203,7 +203,7 @@ pub fn decide(directory: BorrowedFd<'_>, records: &[Record]) -> Result<()> {
     remove_if_there(directory, b"plan.tmp")?;
     let mut file = BufWriter::new(std::fs::File::from(fs::create(directory, b"plan.tmp", 0o600)?));
     for record in records {
-        serde_json::to_writer(&mut file, record)?;
+        serde_json::to_writer(&mut file, record).map_err(std::io::Error::from)?;
         file.write_all(b"\n")?;
     }
     writeln!(file, "{END}")?;
