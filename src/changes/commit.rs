@@ -91,13 +91,28 @@ pub fn commit(mut transaction: Transaction, image: &Image, pending: Pending) -> 
         Pending::Exchange => return replica::commit(transaction, image),
         Pending::Records(records) => records,
     };
-    let same = fs::fstat(transaction.directory())?.st_dev == image.identity().device;
-    if same && rename_works(&transaction, image)? {
-        commit_here(transaction.directory(), &transaction.state, image, &records)?;
-    } else {
-        commit_moved(&mut transaction, image)?;
+    match apply(&mut transaction, image, &records) {
+        // Nobody will commit it any more, and its space may be what is missing.
+        Err(error) if !transaction.state.kept && undecided(&transaction) => {
+            let _ = transaction.remove();
+            Err(error)
+        }
+        Err(error) => Err(error),
+        Ok(()) => transaction.remove(),
     }
-    transaction.remove()
+}
+
+fn apply(transaction: &mut Transaction, image: &Image, records: &[Record]) -> Result<()> {
+    let same = fs::fstat(transaction.directory())?.st_dev == image.identity().device;
+    if same && rename_works(transaction, image)? {
+        commit_here(transaction.directory(), &transaction.state, image, records)
+    } else {
+        commit_moved(transaction, image)
+    }
+}
+
+fn undecided(transaction: &Transaction) -> bool {
+    transaction.state.moved_to.is_none() && matches!(journal::progress(transaction.directory()), Ok(Progress::Open))
 }
 
 /// Whether one mount holds both: rename(2) between two mounts of one file system is EXDEV.
@@ -150,21 +165,32 @@ fn commit_moved(transaction: &mut Transaction, image: &Image) -> Result<()> {
     transaction.state.moved_to = Some(name.clone());
     transaction.state.root_times = Some(root_times);
     transaction.state.save_durably(transaction.directory()).doing(doing)?;
-    let result = copy_over(transaction, image, &name).doing(doing);
-    let directory = match result {
-        Ok(directory) => directory,
-        Err(error) => {
-            remove_moved(image, &name, &transaction.state)?;
-            return Err(error);
-        }
-    };
+    let result = commit_copy(transaction, image, &name);
+    if result.is_err() && !is_decided(image, &name) {
+        remove_moved(image, &name, &transaction.state)?;
+        transaction.state.moved_to = None;
+        // Where this fails as well, recovery finds nothing to do there.
+        let _ = transaction.state.save_durably(transaction.directory());
+    }
+    finish_moved(transaction, image, &name, &result?)
+}
+
+fn commit_copy(transaction: &Transaction, image: &Image, name: &str) -> Result<Vec<Record>> {
+    let doing = || format!("cannot copy the changes to the file system of {}", image.path().display());
+    let directory = copy_over(transaction, image, name).doing(doing)?;
     // The new directory changed them, and the scan asks whether the step did.
-    fs::set_times_of(image.directory(), root_times).doing(doing)?;
+    if let Some(times) = transaction.state.root_times {
+        fs::set_times_of(image.directory(), times).doing(doing)?;
+    }
     // Scanned again: inode numbers of the copies are what the records have to name.
     let (_, records) = scan_in(directory.as_fd(), &transaction.state, image.directory())?;
     commit_here(directory.as_fd(), &transaction.state, image, &records)?;
-    drop(directory);
-    finish_moved(transaction, image, &name, &records)
+    Ok(records)
+}
+
+fn is_decided(image: &Image, name: &str) -> bool {
+    let directory = fs::open_dir(image.directory(), name.as_bytes());
+    directory.is_ok_and(|directory| !matches!(journal::progress(directory.as_fd()), Ok(Progress::Open)))
 }
 
 /// The commit is finished, and its directory in the image's root goes. Which times the root has without it is written down
