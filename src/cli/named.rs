@@ -12,6 +12,7 @@ use crate::error::{Fault, Result, refuse};
 use crate::report::{Fate, json};
 use crate::sandbox::{self, scaffold};
 use crate::settings::{Backend, Flags, Mode};
+use crate::sys::fs;
 use crate::transaction::{self, Transaction, recover};
 
 /// Opens a transaction that several steps write to.
@@ -38,11 +39,23 @@ pub fn begin(cli: &Cli, flags: &Flags, name: &str, root: &Path) -> Result<u8> {
         );
     }
     let state = single::new_state(&prepared, Some(name))?;
-    let transaction = Transaction::begin(&prepared.image, storage, state)?;
-    single::fill(&prepared, &transaction)?;
+    let mut transaction = Transaction::begin(&prepared.image, storage, state)?;
+    if let Err(error) = fill(&mut transaction, &prepared) {
+        transaction.remove()?;
+        return Err(error);
+    }
     drop(signals);
     say(&format!("began the transaction {name} on {}", prepared.image.path().display()));
     Ok(0)
+}
+
+/// It is kept from when it is whole: before, the upper's root has not the attributes of the image's, and a commit would give
+/// those to the image.
+fn fill(transaction: &mut Transaction, prepared: &Prepared) -> Result<()> {
+    single::fill(prepared, transaction)?;
+    fs::syncfs(transaction.directory())?;
+    transaction.state.kept = true;
+    transaction.state.save_durably(transaction.directory())
 }
 
 fn check_name(name: &str) -> Result<()> {

@@ -105,7 +105,7 @@ pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
         file_system: fs::file_system_id(prepared.image.directory()),
         same_file_system: false,
         mode: plan.mode,
-        kept: name.is_some(),
+        kept: false,
         name: name.map(str::to_owned),
         pid: std::process::id(),
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
