@@ -16,7 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use support::disk::{Loss, Mounted, Platter, apart, write_sparse};
 use support::fuse::{Disks, Event};
-use support::rich::{self, CALLS, OPTIONS, STEP};
+use support::rich::{self, AGAIN, CALLS, FAILING, OPTIONS, STEP};
 use support::tree::{self, Snapshot};
 use support::{assert_code, stderr};
 
@@ -93,6 +93,9 @@ impl Place {
         command
     }
 }
+
+/// In the long form so many moments of a recording are tried, spread over all of it; a slow one has more.
+const MOST: usize = 1500;
 
 /// A command line of dropcloth.
 type Line = Vec<&'static str>;
@@ -219,7 +222,7 @@ impl Recording {
     fn cuts(&self) -> Vec<Cut> {
         let flush = |when: usize| matches!(self.log.get(when), Some(Event::Flush { .. }) | None);
         let whens: Vec<usize> = (0..=self.log.len()).filter(|when| flush(*when) || *when == self.ended).collect();
-        let stride = if every_one() { 1 } else { whens.len().div_ceil(self.company.few()) };
+        let stride = whens.len().div_ceil(if every_one() { MOST } else { self.company.few() });
         let chosen = whens.iter().enumerate().filter(|(index, when)| index % stride == 0 || **when == self.ended);
         chosen.chain(whens.iter().enumerate().next_back()).flat_map(|(_, when)| self.cuts_at(*when)).collect()
     }
@@ -366,13 +369,6 @@ fn every_one() -> bool {
 
 /// Besides all that the step does, it changes the image's own directory.
 const MORE: &str = "; echo n > /top; chmod 711 /";
-
-/// A second one, that changes in place what the first has written.
-const AGAIN: &str = "set -e; cd /t; echo again >> d9/a; echo again >> n/m/f2; rm new; mkdir n/o; echo o > n/o/f
-    rm -r w; chmod 755 d8; echo again >> l/h1; mv d4 n/; echo n > /top2";
-
-/// And one that fails.
-const FAILING: &str = "cd /t; echo bad > d9/a; echo bad > bad; rm -r d8; mv d2 bad2; chmod 0 /; exit 3";
 
 fn first_step() -> &'static str {
     static STEPS: OnceLock<String> = OnceLock::new();

@@ -17,6 +17,13 @@ pub const STEP: &str = "set -e; cd /t
     mkdir w; rm -r d8/old; mkdir d8/old; mv d8/old w/; echo x >> nodump; chmod 711 /t
     chattr -i imm; echo x >> imm; chattr +i imm n/m/f; touch -d '2001-01-01 00:00:00' d8 w l";
 
+/// A second step, that changes in place what the first has written.
+pub const AGAIN: &str = "set -e; cd /t; echo again >> d9/a; echo again >> n/m/f2; rm new; mkdir n/o; echo o > n/o/f
+    rm -r w; chmod 755 d8; echo again >> l/h1; mv d4 n/; echo n > /top2";
+
+/// And one that fails, with 3.
+pub const FAILING: &str = "cd /t; echo bad > d9/a; echo bad > bad; rm -r d8; mv d2 bad2; chmod 0 /; exit 3";
+
 const PREPARE: &str = "mkdir t; cd t
     mkdir -p d1/sub d2/two d3/three d4 d5 d6/mid/in d7 d8/old l l2
     for f in d1/a d1/sub/x d2/two/f d3/three/f d4/gone d5/a d5/b d6/mid/in/f d6/out d7/f d8/old/f d8/f file moved imm nodump l/h1 l/i
