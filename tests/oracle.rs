@@ -81,7 +81,8 @@ fn field(program: &Program) -> Field {
     }
     let age = [String::from("age('/');")];
     let userns = u8::from(backend() == Backend::UserNamespace);
-    let made = [format!("($made, $xfs, $userns) = (1, {}, {userns});", u8::from(on_xfs(&field)))];
+    let [xfs, elsewhere] = [on_xfs(&field), program.way == Way::Scratch].map(u8::from);
+    let made = [format!("($made, $xfs, $elsewhere, $userns) = (1, {xfs}, {elsewhere}, {userns});")];
     let limited = [format!("$userns = {userns};")];
     std::fs::write(field.root.join("tree.pl"), script(&[&limited, &program.tree, &age, &program.flags])).unwrap();
     for (number, part) in parts(program).iter().enumerate() {
