@@ -258,6 +258,8 @@ sub nameless {
     project => sub {
         my ($path, $id, $inherit) = @_;
         return 'skip' unless !-l $path && (-f _ || -d _);
+        # Nobody can tell it from one that was lost.
+        return 'skip' if $made && !$id;
         sysopen(my $file, $path, $c{O_NONBLOCK}) or return;
         my $value = pack 'x28';
         ioctl($file, 0x801c581f, $value) or return;
