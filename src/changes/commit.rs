@@ -138,7 +138,13 @@ pub fn redo(transaction: &Transaction, image: &Image, records: &[Record]) -> Res
     redo_in(transaction.directory(), &transaction.state, image, records, false)
 }
 
-fn redo_in(directory: BorrowedFd<'_>, state: &State, image: &Image, records: &[Record], first: bool) -> Result<()> {
+pub(super) fn redo_in(
+    directory: BorrowedFd<'_>,
+    state: &State,
+    image: &Image,
+    records: &[Record],
+    first: bool,
+) -> Result<()> {
     // What is renamed from has to be on the image's file system, whatever number that has since the last mount.
     let here = fs::fstat(directory)?.st_dev == image.identity().device;
     if !here || state.root.inode != image.identity().inode {
@@ -156,21 +162,21 @@ fn redo_in(directory: BorrowedFd<'_>, state: &State, image: &Image, records: &[R
     journal::finish(directory)
 }
 
+/// What the name of the directory in the image's root begins with.
+pub const MOVED: &str = ".dropcloth-";
+
 /// Commits a transaction that is on another file system: everything is first copied to a directory in the image's root, so
 /// that the commit itself is the same list of renames. The state says so beforehand, so that a crash is cleaned up.
 fn commit_moved(transaction: &mut Transaction, image: &Image) -> Result<()> {
     let doing = || format!("cannot copy the changes to the file system of {}", image.path().display());
-    let name = format!(".dropcloth-{}", transaction.state.id);
+    let name = format!("{MOVED}{}", transaction.state.id);
     let root_times = Times::of(&fs::fstat(image.directory()).doing(doing)?);
     transaction.state.moved_to = Some(name.clone());
     transaction.state.root_times = Some(root_times);
     transaction.state.save_durably(transaction.directory()).doing(doing)?;
     let result = commit_copy(transaction, image, &name);
     if result.is_err() && !is_decided(image, &name) {
-        remove_moved(image, &name, &transaction.state)?;
-        transaction.state.moved_to = None;
-        // Where this fails as well, recovery finds nothing to do there.
-        let _ = transaction.state.save_durably(transaction.directory());
+        take_back_moved(transaction, image, &name)?;
     }
     finish_moved(transaction, image, &name, &result?)
 }
@@ -199,11 +205,26 @@ fn finish_moved(transaction: &mut Transaction, image: &Image, name: &str, record
     transaction.state.root_times = last_times(records).or(transaction.state.root_times);
     // A kept one that is found without the directory was not committed.
     transaction.state.kept = false;
-    transaction.state.save_durably(transaction.directory())?;
-    remove_moved(image, name, &transaction.state)
+    leave(transaction, image, name)
 }
 
-fn last_times(records: &[Record]) -> Option<Times> {
+/// Nothing is committed: the image's root is as it was, and the transaction as before it moved.
+fn take_back_moved(transaction: &mut Transaction, image: &Image, name: &str) -> Result<()> {
+    leave(transaction, image, name)?;
+    transaction.state.moved_to = None;
+    transaction.state.leaving = false;
+    let _ = transaction.state.save_durably(transaction.directory());
+    Ok(())
+}
+
+/// The state is for a crash in the middle: a disk that has no room for it must not keep the image from being put right.
+fn leave(transaction: &mut Transaction, image: &Image, name: &str) -> Result<()> {
+    transaction.state.leaving = true;
+    let _ = transaction.state.save_durably(transaction.directory());
+    remove_moved(image, name, transaction.state.root_times)
+}
+
+pub(super) fn last_times(records: &[Record]) -> Option<Times> {
     records.iter().find_map(|r| match r {
         Record::Meta { at, times, .. } if at.is_root() => Some(*times),
         _ => None,
@@ -212,8 +233,13 @@ fn last_times(records: &[Record]) -> Option<Times> {
 
 fn copy_over(transaction: &Transaction, image: &Image, name: &str) -> Result<OwnedFd> {
     fs::mkdir(image.directory(), name.as_bytes(), 0o700)?;
+    if let Some(times) = transaction.state.root_times {
+        fs::set_times_of(image.directory(), times)?;
+    }
     let directory = fs::open_dir(image.directory(), name.as_bytes())?;
     disinherit(directory.as_fd())?;
+    // Memory does not survive a power cut, and may be where the transaction is: then this is all there is to go on with.
+    State { moved_to: None, same_file_system: true, ..transaction.state.clone() }.save(directory.as_fd())?;
     fs::mkdir(directory.as_fd(), b"work", 0o700)?;
     let mut copier = copy::Copier::default();
     copier.tree(transaction.directory(), b"upper", directory.as_fd())?;
@@ -226,9 +252,9 @@ fn copy_over(transaction: &Transaction, image: &Image, name: &str) -> Result<Own
     Ok(directory)
 }
 
-fn remove_moved(image: &Image, name: &str, state: &State) -> Result<()> {
+pub(super) fn remove_moved(image: &Image, name: &str, root_times: Option<Times>) -> Result<()> {
     discard::remove_tree(image.directory(), name.as_bytes())?;
-    if let Some(times) = state.root_times {
+    if let Some(times) = root_times {
         fs::set_times_of(image.directory(), times)?;
     }
     Ok(fs::syncfs(image.directory())?)
@@ -240,6 +266,7 @@ pub fn recover_moved(mut transaction: Transaction, image: &Image, name: &str) ->
         Err(error) if error.errno == libc::ENOENT => None,
         other => Some(other?),
     };
+    let gone = directory.is_none();
     let progress = directory.as_ref().map(|d| journal::progress(d.as_fd())).transpose()?;
     let records = match (progress, &directory) {
         (Some(Progress::Decided(records)), Some(directory)) => {
@@ -255,11 +282,12 @@ pub fn recover_moved(mut transaction: Transaction, image: &Image, name: &str) ->
         transaction.remove()?;
         return Ok(Recovered::Finished);
     }
-    // Not decided, or all but removed: the state has the times for both.
-    remove_moved(image, name, &transaction.state)?;
+    // Without the directory, somebody may have changed the root since.
+    if gone && !transaction.state.leaving {
+        transaction.state.root_times = None;
+    }
+    take_back_moved(&mut transaction, image, name)?;
     if transaction.state.kept {
-        transaction.state.moved_to = None;
-        transaction.state.save_durably(transaction.directory())?;
         return Ok(Recovered::Kept);
     }
     transaction.remove()?;

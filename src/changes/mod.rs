@@ -9,6 +9,7 @@ pub mod gate;
 pub mod leaks;
 pub mod links;
 pub mod marks;
+pub mod orphan;
 mod overrides;
 pub mod owners;
 pub mod record;

@@ -10,7 +10,7 @@ use rustix::fs::FileType;
 use super::discard;
 use super::marks::{self, Attribute, Prefix};
 use super::record::{Record, Restore};
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Inside;
 use crate::sys::fs::{self, Times};
 use crate::sys::{SysError, SysResult, xattr};
@@ -289,6 +289,10 @@ impl<'a> Redo<'a> {
         // After DropWork every link has been made.
         let Ok(work) = fs::open_dir(self.transaction, b"work") else { return Ok(()) };
         let Ok(source) = fs::open_dir(work.as_fd(), b"index") else { return Ok(()) };
+        // A journal that was found in an image may say anything: no way out of it by this name.
+        if index.contains('/') || index.starts_with('.') {
+            return refuse(Fault::new(format!("the journal names {index:?} as an entry of the index")));
+        }
         let (directory, name) = self.above(at)?;
         let Some(old) = fs::stat(directory.as_fd(), name)? else { return Ok(()) };
         let temporary = format!(".dropcloth-{inode}").into_bytes();

@@ -123,6 +123,9 @@ pub enum Verb {
     },
     /// Finish interrupted commits and remove what killed runs left
     Recover {
+        /// Where the run kept its transaction
+        #[arg(long, value_name = "DIR")]
+        scratch: Option<PathBuf>,
         /// The image
         #[arg(value_name = "ROOT")]
         root: Option<PathBuf>,

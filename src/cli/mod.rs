@@ -43,7 +43,7 @@ pub fn main() -> Result<u8> {
         Verb::Discard { id } => kept::discard(&cli, id),
         Verb::Commit { flags, id } => kept::commit(&cli, id, flags),
         Verb::List { root, json } => list::list(&cli, root.as_deref(), *json),
-        Verb::Recover { root } => recover::recover(&cli, root.as_deref()),
+        Verb::Recover { scratch, root } => recover::recover(&cli, scratch.as_deref(), root.as_deref()),
         Verb::Doctor { root, json } => doctor::doctor(root.as_deref(), cli.map, *json),
         Verb::Unpack { tarball, directory } => unpack::unpack(tarball, directory),
         Verb::Rm { directories } => unpack::rm(directories),

@@ -10,12 +10,12 @@ use crate::settings::Mode;
 use crate::transaction::{self, recover};
 
 /// Recovers the transactions of `root`, or those of every image that `list` shows here.
-pub fn recover(_cli: &Cli, root: Option<&Path>) -> Result<u8> {
+pub fn recover(_cli: &Cli, scratch: Option<&Path>, root: Option<&Path>) -> Result<u8> {
     let roots = match root {
         Some(root) => vec![root.to_owned()],
         None => {
             let mut images: Vec<_> =
-                recover::list(&common::places(None, None), None)?.into_iter().map(|t| t.image).collect();
+                recover::list(&common::places(None, scratch), None)?.into_iter().map(|t| t.image).collect();
             images.sort();
             images.dedup();
             images
@@ -25,7 +25,7 @@ pub fn recover(_cli: &Cli, root: Option<&Path>) -> Result<u8> {
     for root in roots {
         let image = Image::open(&root)?;
         transaction::lock_image(&image, Mode::Commit)?;
-        for (path, what) in recover::recover(&common::places(Some(image.path()), None), &image)? {
+        for (path, what) in recover::recover(&common::places(Some(image.path()), scratch), &image)? {
             nothing = false;
             let text = match what {
                 recover::Recovered::Finished => "finished the interrupted commit",

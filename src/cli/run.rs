@@ -113,6 +113,7 @@ pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
         prefix: scaffold::prefix(plan),
         moved_to: None,
         root_times: None,
+        leaving: false,
     })
 }
 

@@ -81,9 +81,12 @@ pub struct State {
     /// The copy backend: `i` and `a` flags of the image's root before and after, cleared for the exchange.
     #[serde(default)]
     pub root_flags: (u32, u32),
-    /// Times of the image's root before that directory was made in it.
+    /// Times of the image's root without that directory in it.
     #[serde(default)]
     pub root_times: Option<fs::Times>,
+    /// That directory is being removed: when it is gone, only those times may be missing.
+    #[serde(default)]
+    pub leaving: bool,
 }
 
 fn overlay() -> Backend {
@@ -187,6 +190,7 @@ impl State {
             exchanged: None,
             root_flags: (0, 0),
             root_times: None,
+            leaving: false,
         }
     }
 }

@@ -138,6 +138,11 @@ fn printable(path: &Path) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).take(80).collect()
 }
 
+/// Whether it has the form of one.
+pub fn is_id(text: &str) -> bool {
+    text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
 /// Eight hexadecimal digits nobody can foresee.
 pub fn new_id() -> Result<String> {
     let mut bytes = [0_u8; 4];

@@ -1,12 +1,12 @@
 //! What a dead runner left: finished when its commit was decided, removed when not.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::journal::{self, Progress};
 use super::{State, Transaction};
-use crate::changes::{commit, discard, replica};
+use crate::changes::{commit, discard, orphan, replica};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Image;
 use crate::sys::fs;
@@ -116,6 +116,8 @@ pub fn recover(places: &[PathBuf], image: &Image) -> Result<Vec<(PathBuf, Recove
             }
         }
     }
+    let orphans = orphan::recover(image)?;
+    done.extend(orphans.into_iter().map(|(name, what)| (image.path().join(name), what)));
     // A runner killed between two calls can leave the directory empty; with anything in it, it stays.
     places.iter().for_each(|place| drop(std::fs::remove_dir(place)));
     Ok(done)
@@ -144,7 +146,7 @@ fn sweep(place: &Path, image: &Image) -> Result<()> {
 /// has anything of it. A scratch directory may hold whatever its owner likes: only what has the name of a transaction of an
 /// image so called, and nothing in it but what a transaction has, is taken for one.
 fn recover_nameless(place: &Path, path: &Path, image: &Image) -> Result<Option<Recovered>> {
-    if !bears_the_name(path, image) || !has_nothing_else(path)? {
+    if !bears_the_name(path, image) || !has_nothing_else(super::open_owned(path)?.as_fd())? {
         return Ok(None);
     }
     let Some(base) = alone_in(place)? else { return Ok(None) };
@@ -166,11 +168,11 @@ fn is_waste(path: &Path) -> bool {
 fn bears_the_name(path: &Path, image: &Image) -> bool {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let name = name.strip_suffix(super::WASTE).unwrap_or(&name);
-    let id = name.strip_prefix(&format!("{}.", super::printable(image.path()))).unwrap_or_default();
-    id.len() == 8 && id.bytes().all(|b| b.is_ascii_hexdigit())
+    name.strip_prefix(&format!("{}.", super::printable(image.path()))).is_some_and(super::is_id)
 }
 
-fn has_nothing_else(path: &Path) -> Result<bool> {
+/// Whether all that is in the directory is what a transaction has that is not decided.
+pub fn has_nothing_else(directory: BorrowedFd<'_>) -> Result<bool> {
     let known = [
         &b"lock"[..],
         b"state",
@@ -185,7 +187,7 @@ fn has_nothing_else(path: &Path) -> Result<bool> {
         b"probe",
         b"tick",
     ];
-    let entries = fs::entries(super::open_owned(path)?.as_fd())?;
+    let entries = fs::entries(directory)?;
     Ok(entries.iter().all(|e| known.contains(&&e.name[..]) || super::DIRECTORIES.contains(&&e.name[..])))
 }
 
