@@ -91,10 +91,11 @@ impl Full<'_> {
     }
 
     /// Fills the file system until only so much is free.
-    fn leave_blocks(&self, free: u64) {
-        let stat = rustix::fs::statvfs(self.top()).unwrap();
+    fn leave_blocks(&self, name: &str, free: u64) {
+        let top = self.place.join(name);
+        let stat = rustix::fs::statvfs(&top).unwrap();
         let length = (stat.f_bavail - free) * stat.f_frsize;
-        let file = File::create(self.top().join("ballast")).unwrap();
+        let file = File::create(top.join("ballast")).unwrap();
         // The blocks that say where the others are: the file gets as much as goes.
         let fits = |length: u64| rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length).is_ok();
         assert!((0..64).any(|less| fits(length - less * stat.f_frsize)), "the file system cannot be filled");
@@ -110,7 +111,7 @@ impl Full<'_> {
     }
 
     fn make_room(&self) {
-        support::shell("rm -rf full/ballast", self.place);
+        support::shell("rm -rf full/ballast elsewhere/ballast", self.place);
     }
 
     fn state(&self) -> Result<State, String> {
@@ -198,7 +199,7 @@ fn stride(short: usize) -> usize {
 fn a_run_on_a_disk_without_room_leaves_the_image_before_or_after_the_step() {
     needs_root!();
     with_full(|full| {
-        let ends = each(full, (0..150).step_by(stride(5)), |free| full.leave_blocks(free), &[]);
+        let ends = each(full, (0..150).step_by(stride(5)), |free| full.leave_blocks("full", free), &[]);
         assert!(ends.step > 0 && ends.undone > 0 && ends.succeeded > 0, "{ends:?}");
     });
 }
@@ -217,7 +218,17 @@ fn a_commit_by_copying_to_a_disk_without_room_leaves_the_image_before_or_after_t
     needs_root!();
     with_full(|full| {
         let options = ["--scratch", "../elsewhere/transactions"];
-        let ends = each(full, (0..200).step_by(stride(8)), |free| full.leave_blocks(free), &options);
+        let ends = each(full, (0..200).step_by(stride(8)), |free| full.leave_blocks("full", free), &options);
         assert!(ends.undone > 0 && ends.succeeded > 0, "{ends:?}");
+    });
+}
+
+#[test]
+fn a_run_with_its_transaction_on_a_disk_without_room_leaves_the_image_before_or_after_the_step() {
+    needs_root!();
+    with_full(|full| {
+        let options = ["--scratch", "../elsewhere/transactions"];
+        let ends = each(full, (0..150).step_by(stride(15)), |free| full.leave_blocks("elsewhere", free), &options);
+        assert!(ends.step > 0 && ends.undone > 0 && ends.succeeded > 0, "{ends:?}");
     });
 }

@@ -117,6 +117,35 @@ fn a_deep_tree_can_be_made_and_thrown_away() {
     tree::assert_same(&before, &field.snapshot(), "a deep tree");
 }
 
+#[test]
+fn a_journal_that_came_with_the_image_is_not_obeyed() {
+    needs_root!();
+    let field = Field::small();
+    let journal = field.root.join(".dropcloth-0123abcd");
+    let plan = r#"{"op":"trash","at":"/etc","slot":1}"#;
+    let state = |inode: u64| {
+        format!(
+            r#"{{"version":1,"id":"0123abcd","image":"/","root":{{"device":0,"inode":{inode}}},"mode":"commit","kept":false,
+            "pid":1,"started":1,"policy":{{"overrides":{{}},"made":[]}},"prefix":"trusted","same_file_system":true}}"#
+        )
+    };
+    let script = format!(
+        "mkdir -m 700 {0} {0}/upper {0}/stage {0}/trash; printf '%s\\nend\\n' '{plan}' > {0}/plan",
+        journal.display()
+    );
+    support::shell(&script, &field.root);
+    // One of another image, one that cannot be read, none.
+    for state in [Some(state(1)), Some("{".to_owned()), None] {
+        match state {
+            Some(state) => std::fs::write(journal.join("state"), state).unwrap(),
+            None => std::fs::remove_file(journal.join("state")).unwrap(),
+        }
+        let before = field.snapshot();
+        assert_code(&field.run(&[], "true"), 0);
+        tree::assert_same(&before, &field.snapshot(), "the image");
+    }
+}
+
 /// Those that do something on the host, or to the image beforehand, that only root of the machine may, and those of what an
 /// overlay of root alone can do.
 mod as_root {

@@ -107,6 +107,8 @@ struct Recording {
     log: Vec<Event>,
     /// Where in the log the run had ended.
     ended: usize,
+    /// Disks from this one on are memory, and empty when the power is back.
+    memory: usize,
     /// What the image may be in between, up to the times that a clock sets.
     between: Vec<Snapshot>,
     after: Snapshot,
@@ -165,7 +167,7 @@ fn record(place: &Place, start: &[Vec<u8>], company: Company, lines: &[(Line, i3
         let ended = disks.now();
         let after = tree::snapshot(&place.root());
         drop(mounted);
-        Recording { company, start: start.to_vec(), log: disks.finish(), ended, between: Vec::new(), after }
+        Recording { company, start: start.to_vec(), log: disks.finish(), ended, memory: 2, between: Vec::new(), after }
     })
 }
 
@@ -249,7 +251,8 @@ impl Recording {
                 let all = move || {
                     let mut platters = self.platters();
                     let attempt = |(index, cut): (usize, &Cut)| {
-                        let disks: Vec<_> = platters.iter_mut().map(|disk| disk.cut(cut.when, cut.loss)).collect();
+                        let left = platters.iter_mut().map(|disk| disk.cut(cut.when, cut.loss)).take(self.memory);
+                        let disks: Vec<_> = left.chain(self.start.iter().skip(self.memory).cloned()).collect();
                         (*cut, self.attempt(place, &disks, &ways[index / 2 % ways.len()]))
                     };
                     mine.map(attempt).collect::<Vec<_>>()
@@ -420,7 +423,20 @@ fn a_power_cut_leaves_the_image_before_or_after_the_step() {
 fn a_power_cut_with_the_transaction_on_another_disk_leaves_the_image_before_or_after_the_step() {
     needs_root_and_strace!();
     let elsewhere = ["--scratch", "../scratch/transactions"];
-    each_company(&Place::new(), 2, &[(run(&elsewhere), 0)], &[vec![nothing(&elsewhere)]], &[]);
+    let recover = vec!["recover", "--scratch", elsewhere[1], "./rootfs"];
+    each_company(&Place::new(), 2, &[(run(&elsewhere), 0)], &[vec![nothing(&elsewhere)], vec![recover]], &[]);
+}
+
+/// What there is of the transaction is in the image's own root.
+#[test]
+fn a_power_cut_with_the_transaction_in_memory_leaves_the_image_before_or_after_the_step() {
+    needs_root_and_strace!();
+    let place = Place::new();
+    let elsewhere = ["--scratch", "../scratch/transactions"];
+    let mut recording = record(&place, &ground().disks, Company::Slowly, &[(run(&elsewhere), 0)]);
+    recording.memory = 1;
+    let Found { before, after, .. } = recording.play(&place, &[vec![vec!["recover", "./rootfs"]], vec![nothing(&[])]]);
+    assert!(before > 0 && after > 0, "{before} before, {after} after");
 }
 
 /// A named transaction lives through the power cut, with whole steps only.
