@@ -95,7 +95,7 @@ impl Place {
 }
 
 /// In the long form so many moments of a recording are tried, spread over all of it; a slow one has more.
-const MOST: usize = 1500;
+const MOST: usize = 500;
 
 /// A command line of dropcloth.
 type Line = Vec<&'static str>;
@@ -139,8 +139,8 @@ impl Company {
     /// In the long form chance decides so many times what is lost at each moment.
     fn chances(self) -> u64 {
         match self {
-            Company::Alone => 60,
-            Company::Syncing => 4,
+            Company::Alone => 30,
+            Company::Syncing => 3,
             Company::Slowly => 2,
         }
     }
