@@ -119,7 +119,7 @@ fn a_deep_tree_can_be_made_and_thrown_away() {
 
 #[test]
 fn a_journal_that_came_with_the_image_is_not_obeyed() {
-    needs_root!();
+    needs_sandbox!();
     let field = Field::small();
     let journal = field.root.join(".dropcloth-0123abcd");
     let plan = r#"{"op":"trash","at":"/etc","slot":1}"#;

@@ -127,6 +127,8 @@ fn rename_works(transaction: &Transaction, image: &Image) -> Result<bool> {
 
 fn commit_here(directory: BorrowedFd<'_>, state: &State, image: &Image, records: &[Record]) -> Result<()> {
     let doing = || format!("cannot commit to {}", image.path().display());
+    // After the decision nothing may fail for want of room that could be made before.
+    Redo::prepare(directory).doing(doing)?;
     // The data of the upper has to be on the disk before the decision is: the overlay was volatile and synced nothing.
     fs::syncfs(directory).doing(doing)?;
     journal::decide(directory, records).doing(doing)?;

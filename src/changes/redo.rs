@@ -39,11 +39,14 @@ fn missing(error: &SysError) -> bool {
 }
 
 impl<'a> Redo<'a> {
+    /// Makes the directories that a commit needs in the transaction.
+    pub fn prepare(transaction: BorrowedFd<'_>) -> Result<()> {
+        fs::mkdir_if_missing(transaction, b"stage", 0o700)?;
+        Ok(fs::mkdir_if_missing(transaction, b"trash", 0o700)?)
+    }
+
     /// Opens the directories of the transaction.
     pub fn new(image: BorrowedFd<'a>, transaction: BorrowedFd<'a>, prefix: Prefix) -> Result<Redo<'a>> {
-        for name in [&b"stage"[..], b"trash"] {
-            fs::mkdir_if_missing(transaction, name, 0o700)?;
-        }
         Ok(Redo {
             image,
             transaction,
