@@ -73,6 +73,19 @@ impl Image {
     }
 }
 
+/// The home directories in passwd(5), each once, but for those that many system users share.
+pub fn homes(image: &Image) -> Result<Vec<PathBuf>> {
+    let passwd = text(image.read_small("etc/passwd", LIMIT)?);
+    let mut homes: Vec<PathBuf> = Vec::new();
+    for home in passwd.lines().filter_map(parse_user).map(|e| PathBuf::from(e.home)) {
+        let shared = ["/", "/bin", "/sbin", "/dev", "/nonexistent", "/usr/sbin"].contains(&home.to_str().unwrap_or("/"));
+        if home.has_root() && !shared && !homes.contains(&home) {
+            homes.push(home);
+        }
+    }
+    Ok(homes)
+}
+
 fn text(bytes: Option<Vec<u8>>) -> String {
     String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
 }

@@ -3,6 +3,7 @@
 pub mod account;
 pub mod inside;
 pub mod path;
+pub mod pythons;
 pub mod survey;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A path inside an image: components joined by `/`, no leading slash, no `.`, `..` or empty component. Empty: the root.
 ///
@@ -84,6 +84,11 @@ impl Inside {
     /// As a relative host path (for the few calls that take one below an open directory).
     pub fn as_path(&self) -> &Path {
         Path::new(OsStr::from_bytes(&self.0))
+    }
+
+    /// As an absolute path of the image.
+    pub fn to_path(&self) -> PathBuf {
+        Path::new("/").join(self.as_path())
     }
 
     fn parse(text: &str) -> Option<Inside> {

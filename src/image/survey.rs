@@ -8,6 +8,7 @@ use rustix::fs::FileType;
 
 use super::account::Account;
 use super::inside::Place;
+use super::pythons::{self, Pythons};
 use super::{Identity, Image, Inside};
 use crate::error::{Doing, Result};
 use crate::host::ids::Maps;
@@ -53,6 +54,8 @@ pub struct Survey {
     pub submounts: Vec<Submount>,
     /// Who the step runs as.
     pub account: Account,
+    /// Where Pythons have configuration of their own.
+    pub pythons: Pythons,
     /// Each path the plan asked for, resolved inside the image.
     pub places: BTreeMap<PathBuf, Place>,
     /// dpkg's invoke-rc.d is there.
@@ -60,16 +63,18 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Gathers the facts; `wanted` names the paths to resolve once the account is known.
+    /// Gathers the facts; `wanted` names the paths to resolve once the account and the Pythons are known.
     pub fn take(
         image: &Image,
         maps: Option<&Maps>,
         user: Option<&str>,
-        wanted: impl FnOnce(&Account) -> Vec<PathBuf>,
+        hints: &[PathBuf],
+        wanted: impl FnOnce(&Account, &Pythons) -> Vec<PathBuf>,
     ) -> Result<Survey> {
         let account = image.account(user)?;
+        let pythons = pythons::find(image, hints)?;
         let mut places = BTreeMap::new();
-        for path in wanted(&account) {
+        for path in wanted(&account, &pythons) {
             if let Some(inside) = Inside::lexical(&path) {
                 let place = image.resolve(&inside)?;
                 places.insert(path, place);
@@ -93,6 +98,7 @@ impl Survey {
             noexec: attributes.contains(mount::Attr::MOUNT_ATTR_NOEXEC),
             submounts: submounts(image.path(), mounts),
             account,
+            pythons,
             places,
             starts_services: image.has("usr/sbin/invoke-rc.d"),
         })

@@ -112,7 +112,10 @@ pub fn lay(
     notes: &mut Vec<String>,
 ) {
     if let Some(python) = python {
-        for file in overrides::files(&python.indexes, &super::homes(&survey.account)) {
+        for file in overrides::files(&python.indexes, &super::homes(&survey.account), &survey.pythons) {
+            if file.only_where_present && survey.places.get(&file.path).is_none_or(|place| place.entry.is_none()) {
+                continue;
+            }
             let mut entry = text(file.text, file.what);
             own(&mut entry, survey, &file.path);
             put(scaffold, survey, &file.path, entry, &mut |why| notes.push(why));

@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::host::ids::Maps;
 use crate::host::{Host, Source};
 use crate::image::account::Account;
+use crate::image::pythons::Pythons;
 use crate::image::survey::Survey;
 use crate::pypi::{self, Indexes, overrides};
 use crate::settings::{Backend, Dev, Mode, Network, OnFailure, Settings};
@@ -115,7 +116,7 @@ impl OsStringText {
 }
 
 /// The paths inside the image that [`build`] has to know about.
-pub fn wanted(settings: &Settings, account: &Account) -> Vec<PathBuf> {
+pub fn wanted(settings: &Settings, account: &Account, pythons: &Pythons) -> Vec<PathBuf> {
     let fixed = [
         "/proc",
         "/sys",
@@ -127,11 +128,27 @@ pub fn wanted(settings: &Settings, account: &Account) -> Vec<PathBuf> {
         mounts::SECRETS,
     ];
     let mut paths: Vec<PathBuf> = fixed.iter().map(PathBuf::from).collect();
-    paths.extend(overrides::paths(&homes(account)));
+    paths.extend(overrides::paths(&homes(account), pythons));
     paths.extend(settings.lay.value.iter().map(|l| l.path.clone()));
     paths.extend(settings.bind.value.iter().map(|b| b.target.clone()));
     paths.extend(settings.tmpfs.value.iter().cloned());
     paths
+}
+
+/// Directories in which the step's Python may have a configuration of its own: its command's, those of its PATH, and where it
+/// works.
+pub fn hints(settings: &Settings, command: &[OsString]) -> Vec<PathBuf> {
+    let program = command.first().map(PathBuf::from).filter(|p| p.has_root());
+    let variable = |name: &str| settings.env.value.iter().rev().find(|(n, _)| n == name).and_then(|(_, v)| v.as_deref());
+    let path = variable("PATH").unwrap_or_default().split(':').map(|directory| Path::new(directory).join("python"));
+    let mut hints: Vec<PathBuf> =
+        program.into_iter().chain(path).filter_map(|p| Some(p.parent()?.parent()?.to_owned())).collect();
+    hints.extend(variable("VIRTUAL_ENV").map(PathBuf::from));
+    let workdir = &settings.workdir.value;
+    hints.extend(["", ".venv", "venv"].map(|name| workdir.join(name)));
+    // The system's own prefixes are known, and the search goes there by itself.
+    hints.retain(|hint| hint.has_root() && !["/", "/usr", "/usr/local"].contains(&hint.to_str().unwrap_or_default()));
+    hints
 }
 
 fn homes(account: &Account) -> Vec<PathBuf> {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::image::pythons::Pythons;
+
 use super::{Indexes, OWN_DIRECTORY, pdm_toml, pip_conf, pydistutils, uv_toml};
 
 /// A file to lay over.
@@ -13,6 +15,8 @@ pub struct OverrideFile {
     pub text: String,
     /// What it is for.
     pub what: &'static str,
+    /// It is laid over only where the image has such a file.
+    pub only_where_present: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -47,30 +51,39 @@ const HOME: [(&str, Kind); 6] = [
 /// dropcloth's own copies, for the variables that name one file.
 const OWN: [(&str, Kind); 3] = [("pip.conf", Kind::Pip), ("pydistutils.cfg", Kind::Distutils), ("uv.toml", Kind::Uv)];
 
-fn all(homes: &[PathBuf]) -> Vec<(PathBuf, Kind)> {
-    let system = SYSTEM.iter().map(|(path, kind)| (PathBuf::from(path), *kind));
-    let home = homes.iter().flat_map(|home| HOME.iter().map(|(path, kind)| (home.join(path), *kind)));
-    let own = OWN.iter().map(|(name, kind)| (Path::new(OWN_DIRECTORY).join(name), *kind));
-    system.chain(home).chain(own).collect()
+/// All paths; with `true` those that are laid over only where the image has the file: an absent one says nothing, and nobody
+/// falls back on it.
+fn all(homes: &[PathBuf], pythons: &Pythons) -> Vec<(PathBuf, Kind, bool)> {
+    let below = |home: &PathBuf| HOME.map(|(path, kind)| (home.join(path), kind));
+    let always = SYSTEM.iter().map(|(path, kind)| (PathBuf::from(path), *kind));
+    let always = always.chain(homes.iter().flat_map(below));
+    let always = always.chain(pythons.distutils.iter().map(|d| (d.join("distutils.cfg"), Kind::Distutils)));
+    let always = always.chain(OWN.iter().map(|(name, kind)| (Path::new(OWN_DIRECTORY).join(name), *kind)));
+    let others = pythons.homes.iter().filter(|home| !homes.contains(home)).flat_map(below);
+    let others = others.chain(pythons.prefixes.iter().map(|prefix| (prefix.join("pip.conf"), Kind::Pip)));
+    let mut seen = std::collections::BTreeSet::new();
+    let always = always.map(|(path, kind)| (path, kind, false));
+    let all = always.chain(others.map(|(path, kind)| (path, kind, true)));
+    all.filter(|(path, ..)| seen.insert(path.clone())).collect()
 }
 
 /// The paths alone.
-pub fn paths(homes: &[PathBuf]) -> Vec<PathBuf> {
-    all(homes).into_iter().map(|(path, _)| path).collect()
+pub fn paths(homes: &[PathBuf], pythons: &Pythons) -> Vec<PathBuf> {
+    all(homes, pythons).into_iter().map(|(path, ..)| path).collect()
 }
 
 /// The files, for root's home and the others in `homes`.
-pub fn files(indexes: &Indexes, homes: &[PathBuf]) -> Vec<OverrideFile> {
-    let file = |(path, kind): (PathBuf, Kind)| {
+pub fn files(indexes: &Indexes, homes: &[PathBuf], pythons: &Pythons) -> Vec<OverrideFile> {
+    let file = |(path, kind, only_where_present): (PathBuf, Kind, bool)| {
         let (text, what) = match kind {
             Kind::Pip => (pip_conf::text(indexes), "pip"),
             Kind::Distutils => (pydistutils::text(indexes), "distutils and easy_install"),
             Kind::Uv => (uv_toml::text(indexes), "uv"),
             Kind::Pdm => (pdm_toml::text(indexes), "pdm"),
         };
-        OverrideFile { path, text, what }
+        OverrideFile { path, text, what, only_where_present }
     };
-    all(homes).into_iter().map(file).collect()
+    all(homes, pythons).into_iter().map(file).collect()
 }
 
 #[cfg(test)]
@@ -78,16 +91,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_path_is_laid_over_once() {
+    fn every_path_is_laid_over_once_and_other_peoples_only_where_they_have_one() {
         let homes = [PathBuf::from("/root"), PathBuf::from("/home/build")];
-        let mut all = paths(&homes);
-        let count = all.len();
-        all.sort();
-        all.dedup();
-        assert_eq!(all.len(), count);
-        for path in ["/root/.pip/pip.conf", "/root/.pip.conf", "/home/build/.pydistutils.cfg", "/run/dropcloth/uv.toml"]
-        {
-            assert!(all.contains(&PathBuf::from(path)), "{path}");
+        let pythons = Pythons {
+            prefixes: vec!["/opt/venv".into(), "/usr/local".into()],
+            distutils: vec!["/usr/lib/python3.11/distutils".into()],
+            homes: vec!["/root".into(), "/home/other".into()],
+        };
+        let all = all(&homes, &pythons);
+        let paths: std::collections::BTreeSet<&PathBuf> = all.iter().map(|(path, ..)| path).collect();
+        assert_eq!(all.len(), paths.len());
+        for (path, only) in [
+            ("/root/.pip/pip.conf", false),
+            ("/root/.pip.conf", false),
+            ("/home/build/.pydistutils.cfg", false),
+            ("/run/dropcloth/uv.toml", false),
+            ("/usr/lib/python3.11/distutils/distutils.cfg", false),
+            ("/usr/local/pip.conf", false),
+            ("/opt/venv/pip.conf", true),
+            ("/home/other/.config/pip/pip.conf", true),
+        ] {
+            assert!(all.iter().any(|(p, _, o)| p == Path::new(path) && *o == only), "{path}");
         }
     }
 }
