@@ -64,10 +64,9 @@ pub fn prepare_in(cli: &Cli, flags: &Flags, root: &Path, command: &[OsString]) -
     let host = Host::look(&settings, &cwd, environment);
     let user = settings.user.value.clone();
     let hints = plan::hints(&settings, command);
-    let survey =
-        Survey::take(&image, host.caller.maps.as_ref(), user.as_deref(), &hints, |account, pythons| {
-            plan::wanted(&settings, account, pythons)
-        })?;
+    let survey = Survey::take(&image, host.caller.maps.as_ref(), user.as_deref(), &hints, |account, pythons| {
+        plan::wanted(&settings, account, pythons)
+    })?;
     let plan = plan::build(&settings, &host, &survey, command)?;
     Ok(Prepared { settings, host, image, plan, secrets: Vec::new() })
 }

@@ -78,7 +78,8 @@ pub fn homes(image: &Image) -> Result<Vec<PathBuf>> {
     let passwd = text(image.read_small("etc/passwd", LIMIT)?);
     let mut homes: Vec<PathBuf> = Vec::new();
     for home in passwd.lines().filter_map(parse_user).map(|e| PathBuf::from(e.home)) {
-        let shared = ["/", "/bin", "/sbin", "/dev", "/nonexistent", "/usr/sbin"].contains(&home.to_str().unwrap_or("/"));
+        let shared =
+            ["/", "/bin", "/sbin", "/dev", "/nonexistent", "/usr/sbin"].contains(&home.to_str().unwrap_or("/"));
         if home.has_root() && !shared && !homes.contains(&home) {
             homes.push(home);
         }

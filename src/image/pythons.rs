@@ -29,8 +29,24 @@ const LOOKED_INTO: usize = 128;
 
 /// The system's own directories below the root: what is in them is no environment, but for the places in [`STARTS`].
 const SYSTEM: [&[u8]; 18] = [
-    b"bin", b"boot", b"dev", b"etc", b"lib", b"lib32", b"lib64", b"libx32", b"lost+found", b"media", b"mnt", b"proc",
-    b"run", b"sbin", b"sys", b"tmp", b"usr", b"var",
+    b"bin",
+    b"boot",
+    b"dev",
+    b"etc",
+    b"lib",
+    b"lib32",
+    b"lib64",
+    b"libx32",
+    b"lost+found",
+    b"media",
+    b"mnt",
+    b"proc",
+    b"run",
+    b"sbin",
+    b"sys",
+    b"tmp",
+    b"usr",
+    b"var",
 ];
 const STARTS: [&str; 4] = ["/usr/local", "/var/lib", "/var/www", "/usr/share/python"];
 /// Hidden directories in which tools keep environments: pipx, virtualenvwrapper, pyenv, and by hand.

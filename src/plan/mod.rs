@@ -139,7 +139,8 @@ pub fn wanted(settings: &Settings, account: &Account, pythons: &Pythons) -> Vec<
 /// works.
 pub fn hints(settings: &Settings, command: &[OsString]) -> Vec<PathBuf> {
     let program = command.first().map(PathBuf::from).filter(|p| p.has_root());
-    let variable = |name: &str| settings.env.value.iter().rev().find(|(n, _)| n == name).and_then(|(_, v)| v.as_deref());
+    let variable =
+        |name: &str| settings.env.value.iter().rev().find(|(n, _)| n == name).and_then(|(_, v)| v.as_deref());
     let path = variable("PATH").unwrap_or_default().split(':').map(|directory| Path::new(directory).join("python"));
     let mut hints: Vec<PathBuf> =
         program.into_iter().chain(path).filter_map(|p| Some(p.parent()?.parent()?.to_owned())).collect();
@@ -203,7 +204,7 @@ pub fn build(settings: &Settings, host: &Host, survey: &Survey, command: &[OsStr
 fn python(settings: &Settings, host: &Host, faults: &mut refuse::Refusals, notes: &mut Vec<String>) -> Option<Python> {
     let directory = &settings.mirror.value;
     let present = host.source(directory) == Source::Directory;
-    let local = settings.indexes.value.is_empty() || settings.indexes.value.iter().any(|u| is_mount(u));
+    let local = settings.indexes.value.is_empty() || settings.indexes.value.iter().any(|u| pypi::is_local(u));
     if local && !present {
         if settings.mirror_asked_for() {
             faults.add(
@@ -221,12 +222,8 @@ fn python(settings: &Settings, host: &Host, faults: &mut refuse::Refusals, notes
         }
         return None;
     }
-    let indexes = Indexes::from(settings);
+    let indexes = Indexes::from(settings, present);
     Some(Python { indexes, mirror: present.then(|| directory.clone()) })
-}
-
-fn is_mount(url: &str) -> bool {
-    url.strip_prefix("file://").is_some_and(|path| Path::new(path).starts_with(pypi::MIRROR_MOUNT))
 }
 
 fn network(settings: &Settings, python: Option<&Python>) -> Network {

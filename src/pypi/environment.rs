@@ -11,6 +11,10 @@ pub fn variables(indexes: &Indexes) -> Vec<(String, String)> {
         ("PIP_DISABLE_PIP_VERSION_CHECK", "1".to_owned()),
         ("PIP_NO_CACHE_DIR", "1".to_owned()),
     ];
+    if let Some(links) = &indexes.links {
+        all.push(("PIP_NO_INDEX", "1".to_owned()));
+        all.push(("PIP_FIND_LINKS", links.clone()));
+    }
     let extra: Vec<&str> = indexes.extra().collect();
     if !extra.is_empty() {
         all.push(("PIP_EXTRA_INDEX_URL", extra.join(" ")));

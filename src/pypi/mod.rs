@@ -17,6 +17,8 @@ use crate::settings::{Network, Settings};
 pub const MIRROR_MOUNT: &str = "/tmp/pypi";
 /// The local mirror as an index.
 pub const MIRROR_URL: &str = "file:///tmp/pypi";
+/// The page in the local mirror with a link to every file, for pip's `find-links`.
+pub const LINKS_PAGE: &str = "links.html";
 /// Where dropcloth's own copies of the configuration are, for the variables that name one file.
 pub const OWN_DIRECTORY: &str = "/run/dropcloth";
 
@@ -39,6 +41,9 @@ pub struct Indexes {
     single: String,
     /// No network.
     pub offline: bool,
+    /// The flat page of the local mirror's files, for the strict profile: then pip has no index at all, and no option of a
+    /// requirements file can give it one.
+    pub links: Option<String>,
     /// pip's `retries`.
     pub retries: Option<u32>,
     /// pip's `timeout`, seconds.
@@ -46,8 +51,9 @@ pub struct Indexes {
 }
 
 impl Indexes {
-    /// The indexes that `settings` ask for: the mirrors, and last the official index unless offline or unwanted.
-    pub fn from(settings: &Settings) -> Indexes {
+    /// The indexes that `settings` ask for: the mirrors, and last the official index unless offline or unwanted. `local`: the
+    /// directory of the local mirror is there.
+    pub fn from(settings: &Settings, local: bool) -> Indexes {
         let mirrors = match settings.indexes.value.as_slice() {
             [] => vec![MIRROR_URL.to_owned()],
             urls => urls.to_vec(),
@@ -66,11 +72,13 @@ impl Indexes {
         if official && !list.iter().any(|i| same(&i.url, official_index)) {
             list.push(Index { url: official_index.clone(), official: true });
         }
+        let strict = local && offline && list.len() == 1 && is_local(&list[0].url);
         let only_files = list.iter().all(|i| is_file(&i.url));
         Indexes {
             list,
             single: single.unwrap_or_else(|| MIRROR_URL.to_owned()),
             offline,
+            links: strict.then(|| format!("{MIRROR_URL}/{LINKS_PAGE}")),
             // A file is there or not: waiting for it to come is only slow.
             retries: settings.retries.value.or(only_files.then_some(0)),
             timeout: settings.timeout.value,
@@ -118,6 +126,11 @@ impl Indexes {
     }
 }
 
+/// Whether `url` is in the local mirror as the step sees it.
+pub fn is_local(url: &str) -> bool {
+    url.strip_prefix("file://").is_some_and(|path| std::path::Path::new(path).starts_with(MIRROR_MOUNT))
+}
+
 /// The same index: a slash at the end makes no other.
 fn same(one: &str, other: &str) -> bool {
     one.trim_end_matches('/') == other.trim_end_matches('/')
@@ -145,10 +158,18 @@ pub(crate) mod tests {
 
     /// Indexes for the tests of this room; offline when `official` is not wanted.
     pub(crate) fn indexes(urls: &[&str], official: bool) -> Indexes {
-        Indexes::from(&settings(|s| {
-            s.indexes.value = urls.iter().map(|u| (*u).to_owned()).collect();
-            s.offline.value = !official;
-        }))
+        Indexes::from(
+            &settings(|s| {
+                s.indexes.value = urls.iter().map(|u| (*u).to_owned()).collect();
+                s.offline.value = !official;
+            }),
+            false,
+        )
+    }
+
+    /// Indexes of the strict profile.
+    pub(crate) fn strict() -> Indexes {
+        Indexes::from(&settings(|s| s.offline.value = true), true)
     }
 
     fn urls(indexes: &Indexes) -> Vec<&str> {
@@ -175,7 +196,7 @@ pub(crate) mod tests {
     #[test]
     fn the_official_index_comes_last_and_only_with_a_network() {
         let online = settings(|_| ());
-        assert_eq!(urls(&Indexes::from(&online)), [MIRROR_URL, OFFICIAL_INDEX]);
+        assert_eq!(urls(&Indexes::from(&online, true)), [MIRROR_URL, OFFICIAL_INDEX]);
         let without: [fn(&mut Settings); 4] = [
             |s| s.offline.value = true,
             |s| s.use_official.value = false,
@@ -183,7 +204,7 @@ pub(crate) mod tests {
             |s| s.official_index.value.clear(),
         ];
         for change in without {
-            let indexes = Indexes::from(&settings(change));
+            let indexes = Indexes::from(&settings(change), true);
             assert_eq!((urls(&indexes), indexes.retries), (vec![MIRROR_URL], Some(0)));
         }
         let listed = [OFFICIAL_INDEX, "http://a/simple"];
@@ -191,13 +212,34 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_strict_profile_is_for_one_local_mirror_without_a_network() {
+        assert_eq!(strict().links.as_deref(), Some("file:///tmp/pypi/links.html"));
+        let of = |urls: &[&str], offline, local| {
+            let change = |s: &mut Settings| {
+                s.indexes.value = urls.iter().map(|u| (*u).to_owned()).collect();
+                s.offline.value = offline;
+            };
+            Indexes::from(&settings(change), local).links.is_some()
+        };
+        assert!(of(&["file:///tmp/pypi/"], true, true));
+        assert!(!of(&[], false, true), "online");
+        assert!(!of(&[], true, false), "no directory");
+        assert!(!of(&["http://a/simple"], true, true), "on the network");
+        assert!(!of(&[MIRROR_URL, "file:///srv/other"], true, true), "two");
+        assert!(!of(&["file:///tmp/pypi-other"], true, true), "another directory");
+    }
+
+    #[test]
     fn retries_are_as_set_else_none_for_files_else_of_the_tool() {
         let retries = |urls: &[&str], official, set| {
-            Indexes::from(&settings(|s| {
-                s.indexes.value = urls.iter().map(|u| (*u).to_owned()).collect();
-                s.use_official.value = official;
-                s.retries.value = set;
-            }))
+            Indexes::from(
+                &settings(|s| {
+                    s.indexes.value = urls.iter().map(|u| (*u).to_owned()).collect();
+                    s.use_official.value = official;
+                    s.retries.value = set;
+                }),
+                true,
+            )
             .retries
         };
         assert_eq!(retries(&[], false, None), Some(0));

@@ -31,6 +31,11 @@ pub fn text(indexes: &Indexes) -> String {
 }
 
 fn index_keys(out: &mut String, indexes: &Indexes) {
+    if let Some(links) = &indexes.links {
+        // The index is cleared, not only switched off: a tool that reads the file itself must not find one of the image.
+        let _ = writeln!(out, "index-url =\nextra-index-url =\nno-index = true\nfind-links = {links}");
+        return;
+    }
     let _ = writeln!(out, "index-url = {}", indexes.first());
     values(out, "extra-index-url", indexes.extra());
     values(out, "find-links", std::iter::empty());
@@ -98,6 +103,16 @@ mod tests {
                 "{section}"
             );
             assert_eq!(all[section]["trusted-host"], ["a", "b"], "{section}");
+        }
+    }
+
+    #[test]
+    fn the_strict_profile_has_no_index_in_any_section() {
+        let all = parse(&text(&super::super::tests::strict()));
+        for (name, section) in &all {
+            assert_eq!(section["no-index"], ["true"], "{name}");
+            assert_eq!(section["find-links"], ["file:///tmp/pypi/links.html"], "{name}");
+            assert!(section["index-url"].is_empty() && section["extra-index-url"].is_empty(), "{name}");
         }
     }
 
