@@ -73,6 +73,21 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Show every index setting of the Python installers in an image: what holds by plain chroot and with dropcloth, and what lost
+    Explain {
+        /// As for `run`.
+        #[command(flatten)]
+        flags: Box<Flags>,
+        /// The image
+        #[arg(value_name = "ROOT")]
+        root: PathBuf,
+        /// Only these: pip, distutils, uv, pdm, poetry
+        #[arg(value_name = "TOOL", value_parser = ["pip", "distutils", "uv", "pdm", "poetry"])]
+        tools: Vec<String>,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Open a transaction by name, for several steps: `run --in NAME`, then `commit NAME` or `discard NAME`
     Begin {
         /// Settings that say where it is kept.

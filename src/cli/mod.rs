@@ -3,6 +3,7 @@
 pub mod args;
 pub mod common;
 pub mod doctor;
+pub mod explain;
 pub mod kept;
 pub mod list;
 pub mod named;
@@ -39,6 +40,7 @@ pub fn main() -> Result<u8> {
         },
         Verb::Begin { flags, name, root } => named::begin(&cli, flags, name, root),
         Verb::Plan { arguments, json } => plan::plan(&cli, arguments, *json),
+        Verb::Explain { flags, root, tools, json } => explain::explain(&cli, flags, root, tools, *json),
         Verb::Changes { id, diff, json } => kept::changes(&cli, id, *diff, *json),
         Verb::Discard { id } => kept::discard(&cli, id),
         Verb::Commit { flags, id } => kept::commit(&cli, id, flags),

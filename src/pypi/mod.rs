@@ -2,6 +2,7 @@
 //!
 //! Pure: nothing here reads a file, a variable or the clock. docs/python.md says which tool reads what.
 
+pub mod effective;
 pub mod environment;
 pub mod overrides;
 pub mod pdm_toml;
