@@ -4,10 +4,12 @@
 
 pub mod effective;
 pub mod environment;
+pub mod lock;
 pub mod overrides;
 pub mod pdm_toml;
 pub mod pip_conf;
 pub mod pydistutils;
+pub mod requirements;
 pub mod uv_toml;
 
 use serde::Serialize;
