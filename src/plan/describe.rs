@@ -98,6 +98,10 @@ fn mount(mount: &Mount) -> String {
         Mount::Dev => "private /dev".to_owned(),
         Mount::HostDev => "the host's /dev".to_owned(),
         Mount::Bind { source, read_only } => format!("{}, {}", source.display(), access(read_only)),
+        Mount::Mirror { source, completed } => {
+            let pages = if *completed { ", the pages that it lacks laid over it" } else { "" };
+            format!("{}, read-only{pages}", source.display())
+        }
         Mount::Secrets { ids } => format!("secrets, in memory: {}", ids.join(" ")),
         Mount::Tmpfs => "tmpfs".to_owned(),
     }

@@ -43,6 +43,10 @@ pub struct Python {
     pub indexes: Indexes,
     /// The mirror directory that is bound, if there is one.
     pub mirror: Option<PathBuf>,
+    /// The mirror lacks pages, which are made for the run.
+    pub completed: bool,
+    /// A view of the mirror by http on the loopback interface, for tools that read no `file://`: the port; 0: a free one.
+    pub view: Option<u16>,
 }
 
 /// Everything that will be done.
@@ -223,7 +227,7 @@ fn python(settings: &Settings, host: &Host, faults: &mut refuse::Refusals, notes
         return None;
     }
     let indexes = Indexes::from(settings, present);
-    Some(Python { indexes, mirror: present.then(|| directory.clone()) })
+    Some(Python { indexes, mirror: present.then(|| directory.clone()), completed: false, view: None })
 }
 
 fn network(settings: &Settings, python: Option<&Python>) -> Network {

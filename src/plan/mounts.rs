@@ -43,6 +43,13 @@ pub enum Mount {
         /// Read-only.
         read_only: bool,
     },
+    /// The local mirror, read-only.
+    Mirror {
+        /// Host path.
+        source: PathBuf,
+        /// Pages that it lacks are laid over it, in memory.
+        completed: bool,
+    },
     /// The secrets of the step, in memory.
     Secrets {
         /// Their names.
@@ -88,8 +95,9 @@ pub fn plan(
         scaffold.point(place, directory, mode);
         mounts.push(MountPlan { at: place.path.clone(), mount });
     };
-    if let Some(mirror) = python.and_then(|p| p.mirror.as_ref()) {
-        add(Path::new(MIRROR_MOUNT), true, 0o755, Mount::Bind { source: mirror.clone(), read_only: true });
+    if let Some((python, mirror)) = python.and_then(|p| Some((p, p.mirror.as_ref()?))) {
+        let mount = Mount::Mirror { source: mirror.clone(), completed: python.completed };
+        add(Path::new(MIRROR_MOUNT), true, 0o755, mount);
     }
     if !settings.secret.value.is_empty() {
         let ids = settings.secret.value.iter().map(|s| s.id.clone()).collect();
@@ -102,7 +110,7 @@ pub fn plan(
         let directory = host.source(&bind.source) == Source::Directory;
         add(&bind.target, directory, 0o755, Mount::Bind { source: bind.source.clone(), read_only: bind.read_only });
     }
-    if mounts.iter().any(|m| m.mount == Mount::Tmpfs || matches!(m.mount, Mount::Bind { .. })) {
+    if mounts.iter().any(|m| m.mount == Mount::Tmpfs || matches!(m.mount, Mount::Bind { .. } | Mount::Mirror { .. })) {
         temporary_directory(scaffold, survey);
     }
     mounts

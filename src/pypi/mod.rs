@@ -2,6 +2,7 @@
 //!
 //! Pure: nothing here reads a file, a variable or the clock. docs/python.md says which tool reads what.
 
+pub mod distribution;
 pub mod effective;
 pub mod environment;
 pub mod lock;
@@ -10,6 +11,7 @@ pub mod pdm_toml;
 pub mod pip_conf;
 pub mod pydistutils;
 pub mod requirements;
+pub mod simple_page;
 pub mod uv_toml;
 
 use serde::Serialize;

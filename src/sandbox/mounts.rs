@@ -34,6 +34,7 @@ pub fn open_sources(plan: &Plan, image: &Image, secrets: &[Secret]) -> Result<So
     for wish in &plan.mounts {
         let source = match &wish.mount {
             Mount::Bind { source, read_only } => Some(bind(source, *read_only)?),
+            Mount::Mirror { source, .. } => Some(bind(source, true)?),
             Mount::Submount { read_only, .. } => Some(submount(image, &wish.at, *read_only)?),
             Mount::Secrets { .. } => Some(secrets::mount(secrets, &plan.account).doing(|| "cannot make the secrets")?),
             Mount::HostDev => Some(bind_recursive(Path::new("/dev"))?),
