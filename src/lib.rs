@@ -17,6 +17,7 @@ pub mod exit;
 pub mod explain;
 pub mod host;
 pub mod image;
+pub mod mirror;
 pub mod plan;
 pub mod pypi;
 pub mod report;

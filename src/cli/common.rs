@@ -11,8 +11,9 @@ use crate::host::Host;
 use crate::host::caller::Caller;
 use crate::image::Image;
 use crate::image::survey::Survey;
+use crate::mirror::synthesise;
 use crate::plan::{self, Plan};
-use crate::sandbox::secrets::{self, Secret};
+use crate::sandbox::{Inputs, secrets};
 use crate::settings::{self, Environment, Flags, Settings};
 use crate::transaction;
 
@@ -26,8 +27,8 @@ pub struct Prepared {
     pub image: Image,
     /// What will be done.
     pub plan: Plan,
-    /// The secrets of the step, once they are read.
-    pub secrets: Vec<Secret>,
+    /// What the step gets from this machine, once it is read.
+    pub inputs: Inputs,
 }
 
 /// The home directory of whoever called, through sudo too: that is whose mirror is meant.
@@ -68,19 +69,23 @@ pub fn prepare_in(cli: &Cli, flags: &Flags, root: &Path, command: &[OsString]) -
         plan::wanted(&settings, account, pythons)
     })?;
     let plan = plan::build(&settings, &host, &survey, command)?;
-    Ok(Prepared { settings, host, image, plan, secrets: Vec::new() })
+    Ok(Prepared { settings, host, image, plan, inputs: Inputs::default() })
 }
 
 impl Prepared {
-    /// Reads the secrets, once: each may be a pipe.
-    pub fn read_secrets(&mut self) -> Result<()> {
-        self.secrets = secrets::read(&self.settings)?;
+    /// Reads the secrets, once, since each may be a pipe, and makes the pages that the mirror lacks.
+    pub fn read_inputs(&mut self) -> Result<()> {
+        self.inputs.secrets = secrets::read(&self.settings)?;
+        let python = self.plan.python.as_ref().filter(|python| python.completed);
+        if let (Some(mirror), Some(layout)) = (python.and_then(|p| p.mirror.as_ref()), &self.host.mirror) {
+            self.inputs.pages = synthesise::missing(mirror, layout)?;
+        }
         Ok(())
     }
 
     /// What of them must not be found in the image.
     pub fn secret_needles(&self) -> Vec<Needle> {
-        self.secrets.iter().filter_map(|s| Needle::new(format!("the secret {}", s.id), &s.contents)).collect()
+        self.inputs.secrets.iter().filter_map(|s| Needle::new(format!("the secret {}", s.id), &s.contents)).collect()
     }
 }
 

@@ -78,7 +78,7 @@ pub fn run(cli: &Cli, arguments: &RunArguments, name: &str) -> Result<u8> {
     let first = arguments.root.iter().map(|word| word.clone().into_os_string());
     let command: Vec<OsString> = first.chain(arguments.command.iter().cloned()).collect();
     let mut prepared = common::prepare_in(cli, &flags, &root, &command)?;
-    prepared.read_secrets()?;
+    prepared.read_inputs()?;
     if !transaction.state.is_of(transaction.directory(), &prepared.image)? {
         return refuse(
             Fault::new(format!("{} is not the directory that the transaction {name} was begun on", root.display()))
@@ -110,7 +110,7 @@ pub fn run(cli: &Cli, arguments: &RunArguments, name: &str) -> Result<u8> {
         Fate::TakenBack
     };
     let (changes, _) = commit::scan(&transaction, &prepared.image)?;
-    if fate == Fate::Joined && !prepared.secrets.is_empty() {
+    if fate == Fate::Joined && !prepared.inputs.secrets.is_empty() {
         commit::remember_secrets(&mut transaction, &changes, &prepared.secret_needles())?;
     }
     let seconds = (step_seconds, started.elapsed().as_secs_f64());

@@ -23,7 +23,7 @@ use crate::transaction::{self, State, Transaction, journal, recover};
 /// Runs the step and commits or discards it. Returns the step's exit status.
 pub fn run(cli: &Cli, arguments: &RunArguments) -> Result<u8> {
     let mut prepared = common::prepare(cli, arguments)?;
-    prepared.read_secrets()?;
+    prepared.read_inputs()?;
     if let Some(path) = &prepared.settings.report.value {
         report::json::check(path)?;
     }
@@ -174,7 +174,7 @@ pub fn step(prepared: &Prepared, transaction: Option<&mut Transaction>, signals:
 /// Runs the step; data that the kernel lost on the way is an error.
 fn step_as_laid(prepared: &Prepared, transaction: Option<&Transaction>, signals: Signals) -> Result<Outcome> {
     let memory = transaction.is_some_and(|t| in_memory(&prepared.plan, &t.state));
-    let ground = sandbox::mounts::ground(&prepared.image, transaction, memory, prepared.secrets.clone())?;
+    let ground = sandbox::mounts::ground(&prepared.image, transaction, memory, prepared.inputs.clone())?;
     let outcome = sandbox::run(&prepared.plan, &ground, signals)?;
     match &outcome.lost {
         None => Ok(outcome),

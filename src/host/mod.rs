@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use self::caller::Caller;
+use crate::mirror::layout::{self, Layout};
 use crate::settings::{Resolver, Settings};
 use crate::sys::{fs, mount};
 
@@ -41,6 +42,8 @@ pub struct Host {
     pub environment: BTreeMap<OsString, OsString>,
     /// The resolver file to lay over, when one was asked for and could be read.
     pub resolv_conf: Option<Vec<u8>>,
+    /// What the local mirror's directory holds; none: it is missing.
+    pub mirror: Option<Layout>,
     /// What each host path of the settings is.
     pub sources: BTreeMap<PathBuf, Source>,
     /// Where transactions go that cannot stand beside their image.
@@ -68,6 +71,7 @@ impl Host {
             cwd: cwd.to_owned(),
             resolv_conf: resolver(&settings.resolver.value),
             sources,
+            mirror: layout::look(&settings.mirror.value),
             scratch_filesystem: filesystem(settings.scratch.value.as_deref().unwrap_or(&state)),
             state,
             environment,

@@ -69,6 +69,10 @@ fn python(plan: &Plan, out: &mut String) {
     let Some(python) = &plan.python else { return };
     let mirror = python.mirror.as_ref().map_or_else(|| "no local directory".to_owned(), |m| m.display().to_string());
     let _ = writeln!(out, "{:<14}{mirror}", "mirror");
+    if let Some(port) = python.view {
+        let port = if port == 0 { "a free port".to_owned() } else { format!("port {port}") };
+        let _ = writeln!(out, "{:<14}http://127.0.0.1 ({port}), a view of the mirror while the step runs", "");
+    }
     for index in python.indexes.iter() {
         let _ = writeln!(out, "{:<14}{}{}", "index", index.url, if index.official { " (official)" } else { "" });
     }

@@ -112,7 +112,7 @@ pub fn lay(
     notes: &mut Vec<String>,
 ) {
     if let Some(python) = python {
-        for file in overrides::files(&python.indexes, &super::homes(&survey.account), &survey.pythons) {
+        for file in overrides::files(&python.indexes, &super::homes(&survey.account), super::others(&survey.pythons)) {
             if file.only_where_present && survey.places.get(&file.path).is_none_or(|place| place.entry.is_none()) {
                 continue;
             }

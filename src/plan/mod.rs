@@ -18,11 +18,15 @@ use crate::host::{Host, Source};
 use crate::image::account::Account;
 use crate::image::pythons::Pythons;
 use crate::image::survey::Survey;
+use crate::mirror::layout::{Arrangement, Layout};
 use crate::pypi::{self, Indexes, overrides};
 use crate::settings::{Backend, Dev, Mode, Network, OnFailure, Settings};
 
 pub use layers::{Content, Entry, Scaffold};
 pub use mounts::{Mount, MountPlan};
+
+/// Port of the mirror's http view where the step has a network of its own: devpi's, which people know.
+const VIEW_PORT: u16 = 3141;
 
 /// Where the transaction's directory is made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -132,7 +136,7 @@ pub fn wanted(settings: &Settings, account: &Account, pythons: &Pythons) -> Vec<
         mounts::SECRETS,
     ];
     let mut paths: Vec<PathBuf> = fixed.iter().map(PathBuf::from).collect();
-    paths.extend(overrides::paths(&homes(account), pythons));
+    paths.extend(overrides::paths(&homes(account), others(pythons)));
     paths.extend(settings.lay.value.iter().map(|l| l.path.clone()));
     paths.extend(settings.bind.value.iter().map(|b| b.target.clone()));
     paths.extend(settings.tmpfs.value.iter().cloned());
@@ -156,6 +160,10 @@ pub fn hints(settings: &Settings, command: &[OsString]) -> Vec<PathBuf> {
     hints
 }
 
+fn others(pythons: &Pythons) -> overrides::Others<'_> {
+    overrides::Others { prefixes: &pythons.prefixes, distutils: &pythons.distutils, homes: &pythons.homes }
+}
+
 fn homes(account: &Account) -> Vec<PathBuf> {
     let root = PathBuf::from("/root");
     if account.home == root || account.home == Path::new("/") { vec![root] } else { vec![root, account.home.clone()] }
@@ -165,8 +173,11 @@ fn homes(account: &Account) -> Vec<PathBuf> {
 pub fn build(settings: &Settings, host: &Host, survey: &Survey, command: &[OsString]) -> Result<Plan> {
     let mut faults = refuse::Refusals::default();
     let mut notes = settings.notes.clone();
-    let python = python(settings, host, &mut faults, &mut notes);
+    let mut python = python(settings, host, &mut faults, &mut notes);
     let network = network(settings, python.as_ref());
+    if let Some(python) = &mut python {
+        python.view = view(python, network);
+    }
     let storage = storage(settings, host, survey);
     let (backend, backend_reason) = backend(settings, host, survey, &storage);
     refuse::check(settings, host, survey, &storage, &mut faults);
@@ -226,8 +237,27 @@ fn python(settings: &Settings, host: &Host, faults: &mut refuse::Refusals, notes
         }
         return None;
     }
-    let indexes = Indexes::from(settings, present);
-    Some(Python { indexes, mirror: present.then(|| directory.clone()), completed: false, view: None })
+    let layout = host.mirror.as_ref().filter(|_| present);
+    let tree = layout.map(|layout| match &layout.arrangement {
+        Arrangement::Nested(below) => below.as_path(),
+        _ => Path::new(""),
+    });
+    if let Some(Layout { arrangement: Arrangement::Empty, .. }) = layout {
+        notes.push(format!("The mirror {} holds no wheel and no sdist.", directory.display()));
+    }
+    let completed = layout.is_some_and(Layout::lacks_pages);
+    Some(Python {
+        indexes: Indexes::from(settings, tree),
+        mirror: present.then(|| directory.clone()),
+        completed,
+        view: None,
+    })
+}
+
+/// Tools that read no `file://` get the local mirror by http. In a network of its own the port is always the same.
+fn view(python: &Python, network: Network) -> Option<u16> {
+    let local = python.mirror.is_some() && python.indexes.iter().any(|index| pypi::is_local(&index.url));
+    local.then_some(if network == Network::None { VIEW_PORT } else { 0 })
 }
 
 fn network(settings: &Settings, python: Option<&Python>) -> Network {

@@ -47,6 +47,13 @@ pub fn variables(indexes: &Indexes) -> Vec<(String, String)> {
     all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
+/// Variables of tools that take a mirror by http only, for the view of the local one at `port`. They yield to any that the step
+/// has already.
+pub fn of_view(port: u16) -> [(&'static str, String); 3] {
+    let url = format!("http://127.0.0.1:{port}/simple/");
+    [("DROPCLOTH_MIRROR_URL", url.clone()), ("POETRY_PYPI_MIRROR_URL", url.clone()), ("PIPENV_PYPI_MIRROR", url)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::indexes;

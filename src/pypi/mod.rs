@@ -6,6 +6,7 @@ pub mod distribution;
 pub mod effective;
 pub mod environment;
 pub mod lock;
+pub mod metadata;
 pub mod overrides;
 pub mod pdm_toml;
 pub mod pip_conf;
@@ -13,6 +14,8 @@ pub mod pydistutils;
 pub mod requirements;
 pub mod simple_page;
 pub mod uv_toml;
+
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -57,12 +60,13 @@ pub struct Indexes {
 
 impl Indexes {
     /// The indexes that `settings` ask for: the mirrors, and last the official index unless offline or unwanted. `local`: the
-    /// directory of the local mirror is there.
-    pub fn from(settings: &Settings, local: bool) -> Indexes {
+    /// directory of the local mirror is there, and its tree is in this directory below (empty: in itself).
+    pub fn from(settings: &Settings, local: Option<&Path>) -> Indexes {
         let mirrors = match settings.indexes.value.as_slice() {
             [] => vec![MIRROR_URL.to_owned()],
             urls => urls.to_vec(),
         };
+        let mirrors: Vec<String> = mirrors.into_iter().map(|url| in_tree(url, local)).collect();
         let official_index = &settings.official_index.value;
         let single = mirrors.iter().rfind(|url| !same(url, official_index)).or(mirrors.last()).cloned();
         let mut list: Vec<Index> = Vec::new();
@@ -77,7 +81,7 @@ impl Indexes {
         if official && !list.iter().any(|i| same(&i.url, official_index)) {
             list.push(Index { url: official_index.clone(), official: true });
         }
-        let strict = local && offline && list.len() == 1 && is_local(&list[0].url);
+        let strict = local.is_some() && offline && list.len() == 1 && is_local(&list[0].url);
         let only_files = list.iter().all(|i| is_file(&i.url));
         Indexes {
             list,
@@ -131,9 +135,19 @@ impl Indexes {
     }
 }
 
+/// The local mirror is asked where its tree is.
+fn in_tree(url: String, local: Option<&Path>) -> String {
+    match local {
+        Some(below) if !below.as_os_str().is_empty() && same(&url, MIRROR_URL) => {
+            format!("{MIRROR_URL}/{}", below.display())
+        }
+        _ => url,
+    }
+}
+
 /// Whether `url` is in the local mirror as the step sees it.
 pub fn is_local(url: &str) -> bool {
-    url.strip_prefix("file://").is_some_and(|path| std::path::Path::new(path).starts_with(MIRROR_MOUNT))
+    url.strip_prefix("file://").is_some_and(|path| Path::new(path).starts_with(MIRROR_MOUNT))
 }
 
 /// The same index: a slash at the end makes no other.
@@ -147,8 +161,6 @@ fn is_file(url: &str) -> bool {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::settings::OFFICIAL_INDEX;
 
@@ -168,13 +180,18 @@ pub(crate) mod tests {
                 s.indexes.value = urls.iter().map(|u| (*u).to_owned()).collect();
                 s.offline.value = !official;
             }),
-            false,
+            None,
         )
+    }
+
+    /// A local mirror that is a tree itself.
+    fn here() -> Option<&'static Path> {
+        Some(Path::new(""))
     }
 
     /// Indexes of the strict profile.
     pub(crate) fn strict() -> Indexes {
-        Indexes::from(&settings(|s| s.offline.value = true), true)
+        Indexes::from(&settings(|s| s.offline.value = true), here())
     }
 
     fn urls(indexes: &Indexes) -> Vec<&str> {
@@ -201,7 +218,7 @@ pub(crate) mod tests {
     #[test]
     fn the_official_index_comes_last_and_only_with_a_network() {
         let online = settings(|_| ());
-        assert_eq!(urls(&Indexes::from(&online, true)), [MIRROR_URL, OFFICIAL_INDEX]);
+        assert_eq!(urls(&Indexes::from(&online, here())), [MIRROR_URL, OFFICIAL_INDEX]);
         let without: [fn(&mut Settings); 4] = [
             |s| s.offline.value = true,
             |s| s.use_official.value = false,
@@ -209,11 +226,18 @@ pub(crate) mod tests {
             |s| s.official_index.value.clear(),
         ];
         for change in without {
-            let indexes = Indexes::from(&settings(change), true);
+            let indexes = Indexes::from(&settings(change), here());
             assert_eq!((urls(&indexes), indexes.retries), (vec![MIRROR_URL], Some(0)));
         }
         let listed = [OFFICIAL_INDEX, "http://a/simple"];
         assert_eq!(urls(&indexes(&listed, true)), listed);
+    }
+
+    #[test]
+    fn a_local_mirror_with_its_tree_below_is_asked_there() {
+        let nested = Indexes::from(&settings(|s| s.offline.value = true), Some(Path::new("simple")));
+        assert_eq!((urls(&nested), nested.single()), (vec!["file:///tmp/pypi/simple"], "file:///tmp/pypi/simple"));
+        assert!(nested.links.is_some());
     }
 
     #[test]
@@ -224,7 +248,7 @@ pub(crate) mod tests {
                 s.indexes.value = urls.iter().map(|u| (*u).to_owned()).collect();
                 s.offline.value = offline;
             };
-            Indexes::from(&settings(change), local).links.is_some()
+            Indexes::from(&settings(change), here().filter(|_| local)).links.is_some()
         };
         assert!(of(&["file:///tmp/pypi/"], true, true));
         assert!(!of(&[], false, true), "online");
@@ -243,7 +267,7 @@ pub(crate) mod tests {
                     s.use_official.value = official;
                     s.retries.value = set;
                 }),
-                true,
+                here(),
             )
             .retries
         };

@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::image::pythons::Pythons;
-
 use super::{Indexes, OWN_DIRECTORY, pdm_toml, pip_conf, pydistutils, uv_toml};
 
 /// A file to lay over.
@@ -25,6 +23,17 @@ enum Kind {
     Distutils,
     Uv,
     Pdm,
+}
+
+/// Places of the image where more is laid over, absolute paths.
+#[derive(Debug, Clone, Copy)]
+pub struct Others<'a> {
+    /// `sys.prefix` of Pythons.
+    pub prefixes: &'a [PathBuf],
+    /// Directories in which distutils looks for `distutils.cfg`.
+    pub distutils: &'a [PathBuf],
+    /// Homes of all users.
+    pub homes: &'a [PathBuf],
 }
 
 /// For everybody. An absent /etc/pip.conf is laid over too: it is what `pip --isolated` and other users fall back on.
@@ -53,27 +62,27 @@ const OWN: [(&str, Kind); 3] = [("pip.conf", Kind::Pip), ("pydistutils.cfg", Kin
 
 /// All paths; with `true` those that are laid over only where the image has the file: an absent one says nothing, and nobody
 /// falls back on it.
-fn all(homes: &[PathBuf], pythons: &Pythons) -> Vec<(PathBuf, Kind, bool)> {
+fn all(homes: &[PathBuf], others: Others<'_>) -> Vec<(PathBuf, Kind, bool)> {
     let below = |home: &PathBuf| HOME.map(|(path, kind)| (home.join(path), kind));
     let always = SYSTEM.iter().map(|(path, kind)| (PathBuf::from(path), *kind));
     let always = always.chain(homes.iter().flat_map(below));
-    let always = always.chain(pythons.distutils.iter().map(|d| (d.join("distutils.cfg"), Kind::Distutils)));
+    let always = always.chain(others.distutils.iter().map(|d| (d.join("distutils.cfg"), Kind::Distutils)));
     let always = always.chain(OWN.iter().map(|(name, kind)| (Path::new(OWN_DIRECTORY).join(name), *kind)));
-    let others = pythons.homes.iter().filter(|home| !homes.contains(home)).flat_map(below);
-    let others = others.chain(pythons.prefixes.iter().map(|prefix| (prefix.join("pip.conf"), Kind::Pip)));
+    let rest = others.homes.iter().filter(|home| !homes.contains(home)).flat_map(below);
+    let rest = rest.chain(others.prefixes.iter().map(|prefix| (prefix.join("pip.conf"), Kind::Pip)));
     let mut seen = std::collections::BTreeSet::new();
     let always = always.map(|(path, kind)| (path, kind, false));
-    let all = always.chain(others.map(|(path, kind)| (path, kind, true)));
+    let all = always.chain(rest.map(|(path, kind)| (path, kind, true)));
     all.filter(|(path, ..)| seen.insert(path.clone())).collect()
 }
 
 /// The paths alone.
-pub fn paths(homes: &[PathBuf], pythons: &Pythons) -> Vec<PathBuf> {
-    all(homes, pythons).into_iter().map(|(path, ..)| path).collect()
+pub fn paths(homes: &[PathBuf], others: Others<'_>) -> Vec<PathBuf> {
+    all(homes, others).into_iter().map(|(path, ..)| path).collect()
 }
 
 /// The files, for root's home and the others in `homes`.
-pub fn files(indexes: &Indexes, homes: &[PathBuf], pythons: &Pythons) -> Vec<OverrideFile> {
+pub fn files(indexes: &Indexes, homes: &[PathBuf], others: Others<'_>) -> Vec<OverrideFile> {
     let file = |(path, kind, only_where_present): (PathBuf, Kind, bool)| {
         let (text, what) = match kind {
             Kind::Pip => (pip_conf::text(indexes), "pip"),
@@ -83,7 +92,7 @@ pub fn files(indexes: &Indexes, homes: &[PathBuf], pythons: &Pythons) -> Vec<Ove
         };
         OverrideFile { path, text, what, only_where_present }
     };
-    all(homes, pythons).into_iter().map(file).collect()
+    all(homes, others).into_iter().map(file).collect()
 }
 
 #[cfg(test)]
@@ -93,12 +102,12 @@ mod tests {
     #[test]
     fn every_path_is_laid_over_once_and_other_peoples_only_where_they_have_one() {
         let homes = [PathBuf::from("/root"), PathBuf::from("/home/build")];
-        let pythons = Pythons {
-            prefixes: vec!["/opt/venv".into(), "/usr/local".into()],
-            distutils: vec!["/usr/lib/python3.11/distutils".into()],
-            homes: vec!["/root".into(), "/home/other".into()],
+        let others = Others {
+            prefixes: &["/opt/venv".into(), "/usr/local".into()],
+            distutils: &["/usr/lib/python3.11/distutils".into()],
+            homes: &["/root".into(), "/home/other".into()],
         };
-        let all = all(&homes, &pythons);
+        let all = all(&homes, others);
         let paths: std::collections::BTreeSet<&PathBuf> = all.iter().map(|(path, ..)| path).collect();
         assert_eq!(all.len(), paths.len());
         for (path, only) in [

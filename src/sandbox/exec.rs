@@ -9,6 +9,7 @@ use rustix::fs::{Access, AtFlags, CWD};
 use crate::error::{Fault, Result};
 use crate::exit::Exit;
 use crate::plan::Plan;
+use crate::pypi;
 use crate::sys::trampoline::{REPORT_FD, Trampoline};
 use crate::sys::{SysError, SysResult};
 
@@ -42,15 +43,22 @@ fn c_string(bytes: &[u8]) -> Result<CString> {
 }
 
 impl Program {
-    /// Finds the program. A name without a slash is looked for in the PATH of the step's environment.
-    pub fn find(plan: &Plan) -> Result<Program> {
+    /// Finds the program. A name without a slash is looked for in the PATH of the step's environment; `view` is the port of
+    /// the mirror's http view, which is known only now.
+    pub fn find(plan: &Plan, view: Option<u16>) -> Result<Program> {
         let name = &plan.command[0].0;
         let path = if name.as_bytes().contains(&b'/') { explicit(name)? } else { search(name, plan)? };
         let arguments = plan.command.iter().map(|a| c_string(a.0.as_bytes())).collect::<Result<_>>()?;
         let variable = |(name, value): &(String, crate::plan::OsStringText)| {
             c_string(&[name.as_bytes(), b"=", value.0.as_bytes()].concat())
         };
-        let environment = plan.environment.iter().map(variable).collect::<Result<_>>()?;
+        let mut environment = plan.environment.iter().map(variable).collect::<Result<Vec<_>>>()?;
+        let known = |name: &str| plan.environment.iter().any(|(n, _)| n == name);
+        for (name, value) in view.map(pypi::environment::of_view).into_iter().flatten() {
+            if !known(name) {
+                environment.push(c_string(format!("{name}={value}").as_bytes())?);
+            }
+        }
         Ok(Program { path, arguments, environment })
     }
 

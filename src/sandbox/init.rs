@@ -9,6 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::exec::{self, Program};
 use super::message::{FromInit, ToInit, receive, send};
+use super::view::View;
 use super::{Entered, Ground, enter, privileges};
 use crate::error::{Doing, Fault, Result};
 use crate::plan::Plan;
@@ -58,10 +59,11 @@ fn run(plan: &Plan, ground: &Ground, trampoline: &Trampoline, socket: BorrowedFd
     if let Some(slave) = terminal {
         tty::take_control(slave)?;
     }
-    let program = Program::find(plan)?;
+    let mut view = View::open(plan)?;
+    let program = Program::find(plan, view.as_ref().and_then(View::port))?;
     let step = start(plan, &program, trampoline, terminal)?;
     send(socket, &FromInit::Running, entered.terminal.as_ref().map(|(master, _)| master.as_fd()))?;
-    let ended = wait(socket, &signals, step)?;
+    let ended = wait(socket, &signals, step, view.as_mut())?;
     kill_all();
     // A copy is synced before it is exchanged; here that would write out the whole file system, also for what is discarded.
     let lost = if plan.backend == Backend::Copy { None } else { lost_data(&entered) };
@@ -189,7 +191,7 @@ fn work_in(directory: &Path) -> Result<()> {
 }
 
 /// Waits for the step's end, reaping what it left and passing signals.
-fn wait(socket: BorrowedFd<'_>, signals: &Signals, step: i32) -> Result<Ended> {
+fn wait(socket: BorrowedFd<'_>, signals: &Signals, step: i32, mut view: Option<&mut View>) -> Result<Ended> {
     loop {
         while signals.next().is_some() {}
         while let Some((pid, ended)) = reap_any()? {
@@ -198,14 +200,22 @@ fn wait(socket: BorrowedFd<'_>, signals: &Signals, step: i32) -> Result<Ended> {
                     Ended::Stopped(_) => send(socket, &FromInit::Stopped, None)?,
                     ended => return Ok(ended),
                 }
+            } else if let Some(view) = &mut view {
+                view.ended(pid);
             }
         }
-        let mut wait = [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(socket, PollFlags::POLLIN)];
+        let mut wait = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(socket, PollFlags::POLLIN)];
+        wait.extend(view.as_ref().and_then(|v| v.waiting()).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         match poll(&mut wait, PollTimeout::NONE) {
             Err(nix::errno::Errno::EINTR) => continue,
             other => other?,
         };
-        if wait[1].revents().is_some_and(|r| !r.is_empty()) {
+        let ready = |place: usize| wait.get(place).and_then(PollFd::revents).is_some_and(|r| !r.is_empty());
+        let (message, client) = (ready(1), ready(2));
+        if client && let Some(view) = &mut view {
+            view.start()?;
+        }
+        if message {
             match receive::<ToInit>(socket)? {
                 Some((ToInit::Signal(number), _)) => process::kill(-step, number),
                 Some((ToInit::Kill, _)) => process::kill(-1, libc::SIGKILL),

@@ -8,6 +8,7 @@ pub mod dev;
 pub mod exec;
 pub mod init;
 pub mod message;
+pub mod mirror;
 pub mod mounts;
 pub mod network;
 pub mod placeholders;
@@ -16,12 +17,14 @@ pub mod scaffold;
 pub mod secrets;
 pub mod supervise;
 pub mod tty;
+pub mod view;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use crate::error::{Doing, Result};
 use crate::image::{Identity, Image};
+use crate::mirror::synthesise::Pages;
 use crate::plan::Plan;
 use crate::settings::{Backend, Network};
 use crate::sys::mount;
@@ -38,8 +41,17 @@ pub struct Ground {
     pub transaction: Option<(PathBuf, Identity)>,
     /// The scaffold is made in the sandbox, in memory; else it is in the transaction already.
     pub scaffold_in_memory: bool,
-    /// The step's secrets.
+    /// What was read for the step.
+    pub inputs: Inputs,
+}
+
+/// What is read on this machine for the step, and kept in memory only.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    /// Its secrets.
     pub secrets: Vec<secrets::Secret>,
+    /// The pages that the local mirror lacks.
+    pub pages: Pages,
 }
 
 /// A sandbox that is entered: what init goes on with.
@@ -56,12 +68,12 @@ pub fn enter(plan: &Plan, ground: &Ground) -> Result<Entered> {
     mount::make_all_private().doing(|| "cannot make the mounts of the sandbox private")?;
     // Everything of the host is opened before anything is mounted that could hide it.
     let image = Image::reopen(&ground.image.0, ground.image.1)?;
-    let mut sources = mounts::open_sources(plan, &image, &ground.secrets)?;
+    let mut sources = mounts::open_sources(plan, &image, &ground.inputs.secrets)?;
     let root = match plan.backend {
         Backend::Copy => mounts::copied_root(plan, ground)?,
         _ => mounts::merged_root(plan, ground, &image)?,
     };
-    let terminal = mounts::make_all(plan, root.as_fd(), &mut sources)?;
+    let terminal = mounts::make_all(plan, root.as_fd(), &mut sources, &ground.inputs.pages)?;
     // Handles on the host's mounts go before the root does, and with them every way back.
     drop((sources, image));
     mount::pivot_root(root.as_fd()).doing(|| "cannot change into the merged root")?;

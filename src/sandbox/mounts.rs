@@ -7,10 +7,11 @@ use rustix::fs::{OFlags, ResolveFlags};
 
 use super::scaffold::Ids;
 use super::secrets::{self, Secret};
-use super::{Ground, dev, scaffold};
+use super::{Ground, Inputs, dev, mirror, scaffold};
 use crate::changes::replica;
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::{Image, Inside};
+use crate::mirror::synthesise::Pages;
 use crate::plan::{Entry, Mount, MountPlan, Plan};
 use crate::sys::mount::{self, Attr, FsContext};
 use crate::sys::{SysResult, fs};
@@ -218,12 +219,23 @@ fn in_memory(plan: &Plan, image: &Image) -> Result<OwnedFd> {
 }
 
 /// Makes all mounts of the plan below `root`. Returns the step's terminal when it gets one.
-pub fn make_all(plan: &Plan, root: BorrowedFd<'_>, sources: &mut Sources) -> Result<Option<(OwnedFd, OwnedFd)>> {
+pub fn make_all(
+    plan: &Plan,
+    root: BorrowedFd<'_>,
+    sources: &mut Sources,
+    pages: &Pages,
+) -> Result<Option<(OwnedFd, OwnedFd)>> {
     let mut terminal = None;
     for (wish, source) in plan.mounts.iter().zip(&mut sources.mounts) {
         let doing = || format!("cannot mount at {} of the image", wish.at);
         let target = target(root, wish)?;
         let mounted = match (&wish.mount, source.take()) {
+            (Mount::Mirror { completed: true, .. }, Some(source)) => {
+                match mirror::completed(&source, pages, target.as_fd()).doing(doing)? {
+                    Some(merged) => merged,
+                    None => continue,
+                }
+            }
             (_, Some(source)) => source,
             (Mount::Proc, None) => proc_or_outer(plan).doing(doing)?,
             (Mount::Sys, None) => sys_or_outer(plan).doing(doing)?,
@@ -323,12 +335,7 @@ fn sys() -> SysResult<OwnedFd> {
 }
 
 /// The transaction's directory must be reachable by its path in the sandbox's namespace; kept here beside its one user.
-pub fn ground(
-    image: &Image,
-    transaction: Option<&Transaction>,
-    in_memory: bool,
-    secrets: Vec<Secret>,
-) -> Result<Ground> {
+pub fn ground(image: &Image, transaction: Option<&Transaction>, in_memory: bool, inputs: Inputs) -> Result<Ground> {
     let transaction = match transaction {
         Some(t) if !t.path().is_absolute() => {
             return refuse(Fault::new(format!("the transaction's path {} is not absolute", t.path().display())));
@@ -337,5 +344,5 @@ pub fn ground(
         None => None,
     };
     let scaffold_in_memory = in_memory && transaction.is_some();
-    Ok(Ground { image: (image.path().to_owned(), image.identity()), transaction, scaffold_in_memory, secrets })
+    Ok(Ground { image: (image.path().to_owned(), image.identity()), transaction, scaffold_in_memory, inputs })
 }

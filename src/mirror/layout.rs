@@ -1,0 +1,116 @@
+//! What kind of mirror a directory is, seen with a few looks.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::pypi::LINKS_PAGE;
+use crate::pypi::distribution;
+
+/// How the files are arranged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Arrangement {
+    /// `NAME/FILE`, as PEP 503 has it.
+    Tree,
+    /// Wheels and sdists in one folder.
+    Flat,
+    /// A tree in this directory below, as bandersnatch leaves it.
+    Nested(PathBuf),
+    /// Neither.
+    Empty,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Layout {
+    /// How the files are arranged.
+    pub arrangement: Arrangement,
+    /// The page with a link to every file is there.
+    pub links_page: bool,
+    /// Project pages are missing.
+    pub missing_pages: bool,
+}
+
+impl Layout {
+    /// Whether pages have to be made for pip and uv to find all files.
+    pub fn lacks_pages(&self) -> bool {
+        self.missing_pages || !self.links_page
+    }
+}
+
+/// Looks at `directory`; `None` when it is none.
+pub fn look(directory: &Path) -> Option<Layout> {
+    let (mut files, mut folders) = (false, Vec::new());
+    for entry in std::fs::read_dir(directory).ok()?.flatten() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if name.starts_with('.') {
+            continue;
+        }
+        if entry.path().is_dir() {
+            folders.push(name);
+        } else {
+            files |= distribution::parse(&name, None).is_some();
+        }
+    }
+    let links_page = directory.join(LINKS_PAGE).is_file();
+    let simple = directory.join("simple");
+    if folders.iter().any(|n| n == "simple") && !holds_files(&simple) && holds_projects(&simple) {
+        return Some(Layout { arrangement: Arrangement::Nested("simple".into()), links_page, missing_pages: false });
+    }
+    let has_page = |name: &str| directory.join(name).join("index.html").is_file();
+    folders.retain(|name| has_page(name) || holds_files(&directory.join(name)));
+    let missing_pages = files || folders.iter().any(|name| !has_page(&distribution::normalized(name)));
+    let arrangement = match (files, folders.is_empty()) {
+        (true, _) => Arrangement::Flat,
+        (false, false) => Arrangement::Tree,
+        (false, true) => Arrangement::Empty,
+    };
+    Some(Layout { arrangement, links_page, missing_pages })
+}
+
+/// Whether a folder in `directory` has a page.
+fn holds_projects(directory: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(directory) else { return false };
+    entries.flatten().any(|entry| entry.path().join("index.html").is_file())
+}
+
+/// Whether a wheel or sdist stands in `directory` itself.
+fn holds_files(directory: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(directory) else { return false };
+    entries.flatten().any(|e| e.file_name().to_str().is_some_and(|name| distribution::parse(name, None).is_some()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(files: &[&str]) -> Layout {
+        let directory = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = directory.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        look(directory.path()).unwrap()
+    }
+
+    #[test]
+    fn every_arrangement_is_told_from_the_others() {
+        let nested = Arrangement::Nested("simple".into());
+        let table = [
+            (&["flask/index.html", "flask/flask-1-py3-none-any.whl", "links.html"][..], Arrangement::Tree, false),
+            (&["flask/index.html", "docopt/docopt-1.tar.gz"], Arrangement::Tree, true),
+            (&["flask-1-py3-none-any.whl", "docopt-1.tar.gz"], Arrangement::Flat, true),
+            (&["simple/flask/index.html", "packages/f/flask-1.tar.gz"], nested, false),
+            (&["simple/simple-1.tar.gz", "simple/index.html"], Arrangement::Tree, false),
+            (&["README"], Arrangement::Empty, false),
+        ];
+        for (files, arrangement, missing) in table {
+            let found = layout(files);
+            assert_eq!((found.arrangement, found.missing_pages), (arrangement, missing), "{files:?}");
+        }
+        assert!(layout(&["links.html"]).links_page);
+        assert_eq!(look(Path::new("/nonexistent")), None);
+    }
+}

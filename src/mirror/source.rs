@@ -1,0 +1,221 @@
+//! An index as something to ask: the local mirror as the step sees it, or one on the network.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine;
+use url::Url;
+
+use super::artifact;
+use super::synthesise::Pages;
+use crate::error::{Doing, Fault, Result, refuse};
+use crate::pypi::distribution::normalized;
+use crate::pypi::metadata::Metadata;
+use crate::pypi::simple_page::{self, FileLink};
+use crate::pypi::{MIRROR_MOUNT, is_local};
+
+/// What installers ask for, PEP 691.
+const ACCEPT: &str = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1";
+/// Larger pages and artifacts are refused, bytes.
+const LARGEST: u64 = 1 << 30;
+
+/// An index.
+pub struct Source {
+    /// Its URL, as the step has it.
+    pub url: String,
+    kind: Kind,
+}
+
+enum Kind {
+    Directory { mirror: PathBuf, pages: Pages, base: Url },
+    Network { base: Url, agent: ureq::Agent },
+}
+
+/// What an artifact says of itself, and what has to be there to build it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Described {
+    /// Core metadata.
+    pub metadata: Metadata,
+    /// `build-system.requires`; empty for a wheel.
+    pub build_requires: Vec<String>,
+}
+
+impl Source {
+    /// The index at `url`; one in `/tmp/pypi` is in the directory `mirror`, with `pages` laid over. `None`: it cannot be asked
+    /// from here, such as another `file://` of the image.
+    pub fn open(url: &str, mirror: Option<(&Path, &Pages)>) -> Option<Source> {
+        let base = Url::parse(&format!("{}/", url.trim_end_matches('/'))).ok()?;
+        let kind = if is_local(url) {
+            let (mirror, pages) = mirror?;
+            Kind::Directory { mirror: mirror.to_owned(), pages: pages.clone(), base }
+        } else if ["http", "https"].contains(&base.scheme()) {
+            Kind::Network { base, agent: agent() }
+        } else {
+            return None;
+        };
+        Some(Source { url: url.to_owned(), kind })
+    }
+
+    /// The files of a project; `None`: the index does not have it.
+    pub fn files(&self, project: &str) -> Result<Option<Vec<FileLink>>> {
+        let name = normalized(project);
+        let doing = || format!("cannot read the page of {name} in {}", self.url);
+        match &self.kind {
+            Kind::Directory { mirror, pages, base } => {
+                let page = base.join(&format!("{name}/")).doing(doing)?;
+                let Some(text) = self.local_page(mirror, pages, &page)? else { return Ok(None) };
+                Ok(Some(simple_page::parse_html(&text, &page)))
+            }
+            Kind::Network { base, agent } => {
+                let page = base.join(&format!("{name}/")).doing(doing)?;
+                network_page(agent, &page).doing(doing)
+            }
+        }
+    }
+
+    fn local_page(&self, mirror: &Path, pages: &Pages, page: &Url) -> Result<Option<String>> {
+        let Some(place) = place(page) else { return Ok(None) };
+        let index = place.join("index.html");
+        if let Some(text) = pages.get(&index) {
+            return Ok(Some(text.clone()));
+        }
+        match std::fs::read(mirror.join(&index)) {
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(error) if [std::io::ErrorKind::NotFound, std::io::ErrorKind::NotADirectory].contains(&error.kind()) => {
+                Ok(None)
+            }
+            Err(error) => Err(error).doing(|| format!("cannot read {}", mirror.join(&index).display())),
+        }
+    }
+
+    /// What an artifact says of itself: by its metadata file where the page promises one, else by the artifact.
+    pub fn describe(&self, link: &FileLink) -> Result<Described> {
+        let doing = || format!("cannot read the metadata of {}", link.filename);
+        let wheel = link.filename.ends_with(".whl");
+        if wheel && link.metadata.is_some() {
+            let url = format!("{}.metadata", link.url);
+            let text = self.fetch(&url).doing(doing)?;
+            return Ok(Described {
+                metadata: Metadata::parse(&String::from_utf8_lossy(&text)),
+                build_requires: Vec::new(),
+            });
+        }
+        let inside = match self.local(&link.url) {
+            Some(path) => artifact::read(&path)?,
+            None => {
+                artifact::of(&link.filename, std::io::Cursor::new(self.fetch(&link.url).doing(doing)?)).doing(doing)?
+            }
+        };
+        Ok(Described { metadata: inside.parsed(), build_requires: inside.build_requires })
+    }
+
+    /// Where a file of the local mirror is on this machine.
+    pub fn local(&self, url: &str) -> Option<PathBuf> {
+        match &self.kind {
+            Kind::Directory { mirror, .. } => Some(mirror.join(place(&Url::parse(url).ok()?)?)),
+            Kind::Network { .. } => None,
+        }
+    }
+
+    /// The bytes at `url`.
+    pub fn fetch(&self, url: &str) -> Result<Vec<u8>> {
+        if let Some(path) = self.local(url) {
+            return std::fs::read(&path).doing(|| format!("cannot read {}", path.display()));
+        }
+        let Kind::Network { agent, .. } = &self.kind else {
+            return refuse(Fault::new(format!("{url} is not in the local mirror")));
+        };
+        let mut response = get(agent, &Url::parse(url)?, "*/*")?;
+        if response.status().as_u16() != 200 {
+            return refuse(Fault::new(format!("{url} answers {}", response.status())));
+        }
+        let mut bytes = Vec::new();
+        response.body_mut().as_reader().take(LARGEST).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// Where a `file:` URL of the step is in the mirror.
+fn place(url: &Url) -> Option<PathBuf> {
+    if url.scheme() != "file" {
+        return None;
+    }
+    let path = percent_encoding::percent_decode_str(url.path()).decode_utf8().ok()?;
+    let below = Path::new(path.as_ref()).strip_prefix(MIRROR_MOUNT).ok()?;
+    let inside = below.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    inside.then(|| below.to_owned())
+}
+
+/// Proxy variables count, and the machine's own certificates do.
+fn agent() -> ureq::Agent {
+    let tls = ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build();
+    ureq::Agent::config_builder()
+        .tls_config(tls)
+        .http_status_as_error(false)
+        .timeout_connect(Some(Duration::from_secs(10)))
+        .timeout_global(Some(Duration::from_secs(600)))
+        .user_agent(concat!("dropcloth/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .into()
+}
+
+fn get(agent: &ureq::Agent, url: &Url, accept: &str) -> Result<ureq::http::Response<ureq::Body>> {
+    let mut request = agent.get(url.as_str()).header("Accept", accept);
+    if let Some(password) = url.password() {
+        let decoded = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let pair = format!("{}:{}", decoded(url.username()), decoded(password));
+        let value = base64::engine::general_purpose::STANDARD.encode(pair);
+        request = request.header("Authorization", format!("Basic {value}"));
+    }
+    Ok(request.call()?)
+}
+
+fn network_page(agent: &ureq::Agent, page: &Url) -> Result<Option<Vec<FileLink>>> {
+    let mut response = get(agent, page, ACCEPT)?;
+    match response.status().as_u16() {
+        200 => {}
+        404 | 410 => return Ok(None),
+        _ => return refuse(Fault::new(format!("{page} answers {}", response.status()))),
+    }
+    let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let json = header("content-type").is_some_and(|kind| kind.contains("json"));
+    let mut text = Vec::new();
+    response.body_mut().as_reader().take(LARGEST).read_to_end(&mut text)?;
+    let text = String::from_utf8_lossy(&text);
+    // Links are relative to where redirects led.
+    let base = Url::parse(&ureq::ResponseExt::get_uri(&response).to_string()).unwrap_or_else(|_| page.clone());
+    if json {
+        return simple_page::parse_json(&text, &base).map(Some).map_err(|why| Fault::new(why).into());
+    }
+    Ok(Some(simple_page::parse_html(&text, &base)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_local_mirror_is_asked_in_its_directory_and_never_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("flask")).unwrap();
+        std::fs::write(directory.path().join("flask/index.html"), "<a href='Flask-1.tar.gz'>x</a>").unwrap();
+        let pages =
+            Pages::from([(PathBuf::from("docopt/index.html"), "<a href='../docopt-1.tar.gz'>x</a>".to_owned())]);
+        let source = Source::open("file:///tmp/pypi", Some((directory.path(), &pages))).unwrap();
+        let files = source.files("Flask").unwrap().unwrap();
+        assert_eq!(files[0].url, "file:///tmp/pypi/flask/Flask-1.tar.gz");
+        assert_eq!(source.local(&files[0].url).unwrap(), directory.path().join("flask/Flask-1.tar.gz"));
+        assert_eq!(source.files("docopt").unwrap().unwrap()[0].url, "file:///tmp/pypi/docopt-1.tar.gz");
+        assert_eq!(source.files("nothing").unwrap(), None);
+        for url in [
+            "file:///etc/passwd",
+            "file:///tmp/pypi/../../etc/passwd",
+            "file:///tmp/pypi/%2e%2e/x",
+            "http://a/tmp/pypi/x",
+        ] {
+            assert_eq!(source.local(url), None, "{url}");
+        }
+        assert!(Source::open("file:///srv/other", None).is_none());
+    }
+}
