@@ -11,6 +11,7 @@
 #![deny(unsafe_code)]
 
 pub mod changes;
+pub mod check;
 pub mod cli;
 pub mod error;
 pub mod exit;

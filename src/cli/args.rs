@@ -56,6 +56,38 @@ pub struct RunArguments {
     pub command: Vec<OsString>,
 }
 
+/// What is to be checked.
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    /// As for `run`.
+    #[command(flatten)]
+    pub flags: Flags,
+    /// The image
+    #[arg(value_name = "ROOT")]
+    pub root: PathBuf,
+    /// Requirements, as for pip
+    #[arg(value_name = "REQUIREMENT")]
+    pub requirements: Vec<String>,
+    /// A file of requirements of this machine
+    #[arg(short = 'r', long = "requirement", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// A file of constraints of this machine
+    #[arg(short = 'c', long = "constraint", value_name = "FILE")]
+    pub constraints: Vec<PathBuf>,
+    /// A lock file: uv.lock, pylock.toml, poetry.lock, pdm.lock
+    #[arg(long = "lock", value_name = "FILE")]
+    pub locks: Vec<PathBuf>,
+    /// The Python of the image to ask
+    #[arg(long, value_name = "PROGRAM", default_value = "python3")]
+    pub python: String,
+    /// A name of which pip and uv take different versions, or a file with two hashes: `fail`, or `warn`
+    #[arg(long, value_name = "WHAT", value_parser = ["fail", "warn"], default_value = "fail", hide_possible_values = true)]
+    pub confusion: String,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -88,6 +120,9 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Ask the image's own pip what it would install and from where: every package with its index, what the mirrors lack, names
+    /// that another index has too, lines that lead past the mirrors; 0: all is well, 1: it is not
+    Check(CheckArguments),
     /// Open a transaction by name, for several steps: `run --in NAME`, then `commit NAME` or `discard NAME`
     Begin {
         /// Settings that say where it is kept.

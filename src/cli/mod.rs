@@ -1,6 +1,8 @@
 //! The command line: one thin file a verb.
 
 pub mod args;
+pub mod capture;
+pub mod check;
 pub mod common;
 pub mod doctor;
 pub mod explain;
@@ -41,6 +43,7 @@ pub fn main() -> Result<u8> {
         Verb::Begin { flags, name, root } => named::begin(&cli, flags, name, root),
         Verb::Plan { arguments, json } => plan::plan(&cli, arguments, *json),
         Verb::Explain { flags, root, tools, json } => explain::explain(&cli, flags, root, tools, *json),
+        Verb::Check(arguments) => check::check(&cli, arguments),
         Verb::Changes { id, diff, json } => kept::changes(&cli, id, *diff, *json),
         Verb::Discard { id } => kept::discard(&cli, id),
         Verb::Commit { flags, id } => kept::commit(&cli, id, flags),

@@ -117,7 +117,8 @@ pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
     })
 }
 
-fn begin(prepared: &Prepared) -> Result<Option<Transaction>> {
+/// Opens the step's own transaction; none where everything is in memory.
+pub fn begin(prepared: &Prepared) -> Result<Option<Transaction>> {
     let plan = &prepared.plan;
     let Some(storage) = transaction::storage_path(&plan.storage) else { return Ok(None) };
     let transaction = Transaction::begin(&prepared.image, storage, new_state(prepared, None)?)?;
