@@ -1,4 +1,5 @@
 //! `dropcloth check` and `dropcloth explain` against the real pip of a Debian root.
+#![allow(missing_docs, clippy::disallowed_methods, reason = "a test starts programs and clears up after itself")]
 
 #[path = "support/packages.rs"]
 mod packages;
@@ -207,7 +208,7 @@ print('index-url', d.index_url)
 print('extra-index-url', *d.extra_index_urls)
 print('find-links', *d.find_links)
 print('no-index', bool(d.no_index))
-print('timeout', d.timeout)
+print('timeout', int(d.timeout))
 ";
 
 /// Files of an image, variables of the caller.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Faults, Network, Settings};
+use super::{Faults, Settings};
 
 /// Everything in `settings` that cannot be used or contradicts itself.
 pub fn check(settings: &Settings, faults: &mut Faults) {
@@ -16,15 +16,6 @@ pub fn check(settings: &Settings, faults: &mut Faults) {
     let workdir = std::iter::once(("--workdir", &settings.workdir.value));
     for (flag, path) in lay.chain(bind).chain(tmpfs).chain(workdir) {
         check_inside(flag, path, faults);
-    }
-    if settings.offline.value && settings.network.value == Some(Network::Host) {
-        let network = settings.indexes.value.iter().any(|u| !u.starts_with("file:"));
-        if !network {
-            faults.push((
-                "--offline with local mirrors and --network host contradict each other".to_owned(),
-                "Leave one of them out: --offline alone gives the step an empty network.".to_owned(),
-            ));
-        }
     }
 }
 

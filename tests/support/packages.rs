@@ -1,4 +1,5 @@
 //! Small packages made on the spot, and trees of them that pip and uv take as an index.
+#![allow(dead_code, missing_docs, reason = "each test target uses a part of this")]
 
 use std::io::Write;
 use std::path::Path;
