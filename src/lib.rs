@@ -16,6 +16,7 @@ pub mod cli;
 pub mod error;
 pub mod exit;
 pub mod explain;
+pub mod front;
 pub mod host;
 pub mod image;
 pub mod mirror;

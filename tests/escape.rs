@@ -245,7 +245,7 @@ const PROJECTS: &[Case] = &[
     case("D4", &[("root/p/pyproject.toml", "[project]\nname = 'mine'\nversion = '1'\nrequires-python = '>=3.11'\ndependencies = ['itsdangerous']\n[[tool.pdm.source]]\nname = 'corp'\nurl = 'https://corp.example/simple'\n")],
         "cd /root/p; $tools/pdm/bin/pdm use -q -f $tools/pip26/bin/python; $tools/pdm/bin/pdm lock -q", ByNetwork),
     case("P1", &[("root/p/pyproject.toml", POETRY)], "cd /root/p; $tools/poetry/bin/poetry lock -q", ByNetwork),
-    case("P5", &[("root/p/pyproject.toml", POETRY)], "cd /root/p; $tools/poetry-mirror/bin/poetry lock -q; grep -q itsdangerous poetry.lock; POETRY_VIRTUALENVS_IN_PROJECT=true $tools/poetry-mirror/bin/poetry install -q; .venv/bin/python -c 'import itsdangerous'", Installs),
+    case("P5", &[("root/p/pyproject.toml", POETRY)], "cd /root/p; export POETRY_VIRTUALENVS_IN_PROJECT=true; $tools/poetry-mirror/bin/poetry lock -q; grep -q itsdangerous poetry.lock; $tools/poetry-mirror/bin/poetry install -q; .venv/bin/python -c 'import itsdangerous'", Installs),
 ];
 
 mod as_root {

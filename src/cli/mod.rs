@@ -3,6 +3,7 @@
 pub mod args;
 pub mod capture;
 pub mod check;
+pub mod chroot;
 pub mod common;
 pub mod doctor;
 pub mod explain;
@@ -18,10 +19,19 @@ pub mod userns;
 use clap::{CommandFactory, Parser};
 
 use crate::error::Result;
+use crate::front;
 use args::{Cli, Verb};
 
 /// Parses the arguments and does what they say. Returns the exit status.
 pub fn main() -> Result<u8> {
+    let mut words = std::env::args_os();
+    let name = words.next().map(|word| front::options::name(&word)).unwrap_or_default();
+    let rest: Vec<std::ffi::OsString> = words.collect();
+    match rest.first() {
+        _ if ["chroot", "dropcloth-chroot"].contains(&name.as_str()) => return Ok(chroot::main(&name, &rest)),
+        Some(verb) if verb == "chroot" => return Ok(chroot::main("dropcloth chroot", &rest[1..])),
+        _ => {}
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

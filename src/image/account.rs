@@ -22,11 +22,28 @@ pub struct Account {
 
 const LIMIT: usize = 4 << 20;
 
-struct Entry {
-    name: String,
-    uid: u32,
-    gid: u32,
-    home: String,
+/// A line of passwd(5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Login name.
+    pub name: String,
+    /// User id.
+    pub uid: u32,
+    /// Login group.
+    pub gid: u32,
+    /// Home directory.
+    pub home: String,
+}
+
+/// A line of group(5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// Group id.
+    pub gid: u32,
+    /// Users in it besides those who have it as login group.
+    pub members: Vec<String>,
 }
 
 impl Image {
@@ -73,6 +90,24 @@ impl Image {
     }
 }
 
+impl Image {
+    /// All users of the image's passwd(5).
+    pub fn users(&self) -> Result<Vec<User>> {
+        Ok(text(self.read_small("etc/passwd", LIMIT)?).lines().filter_map(parse_user).collect())
+    }
+
+    /// All groups of the image's group(5).
+    pub fn groups(&self) -> Result<Vec<Group>> {
+        let text = text(self.read_small("etc/group", LIMIT)?);
+        let group = |(name, gid, members): (&str, u32, &str)| Group {
+            name: name.to_owned(),
+            gid,
+            members: members.split(',').filter(|m| !m.is_empty()).map(str::to_owned).collect(),
+        };
+        Ok(parse_groups(&text).map(group).collect())
+    }
+}
+
 /// The home directories in passwd(5), each once, but for those that many system users share.
 pub fn homes(image: &Image) -> Result<Vec<PathBuf>> {
     let passwd = text(image.read_small("etc/passwd", LIMIT)?);
@@ -91,10 +126,10 @@ fn text(bytes: Option<Vec<u8>>) -> String {
     String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
 }
 
-fn parse_user(line: &str) -> Option<Entry> {
+fn parse_user(line: &str) -> Option<User> {
     let fields: Vec<&str> = line.split(':').collect();
     let [name, _, uid, gid, _, home, ..] = fields[..] else { return None };
-    Some(Entry { name: name.to_owned(), uid: uid.parse().ok()?, gid: gid.parse().ok()?, home: home.to_owned() })
+    Some(User { name: name.to_owned(), uid: uid.parse().ok()?, gid: gid.parse().ok()?, home: home.to_owned() })
 }
 
 fn parse_groups(text: &str) -> impl Iterator<Item = (&str, u32, &str)> {

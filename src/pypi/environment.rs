@@ -47,6 +47,12 @@ pub fn variables(indexes: &Indexes) -> Vec<(String, String)> {
     all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
+/// Whether a variable of the caller is for installers of Python packages, and would lead them elsewhere.
+pub fn is_of_installers(name: &str) -> bool {
+    const FAMILIES: [&str; 8] = ["PIP_", "UV_", "PDM_", "POETRY_", "PIPX_", "PIPENV_", "VIRTUALENV_", "CONDA_"];
+    FAMILIES.iter().any(|family| name.starts_with(family)) || ["VIRTUAL_ENV", "DIST_EXTRA_CONFIG"].contains(&name)
+}
+
 /// Variables of tools that take a mirror by http only, for the view of the local one at `port`. They yield to any that the step
 /// has already.
 pub fn of_view(port: u16) -> [(&'static str, String); 3] {

@@ -121,6 +121,17 @@ pub fn make_all_private() -> SysResult<()> {
     rustix::mount::mount_change("/", flags).called(|| "mount(\"/\", MS_REC|MS_PRIVATE)")
 }
 
+/// Makes every mount of this namespace follow the one it was copied from, and not the other way round.
+pub fn make_all_slaves() -> SysResult<()> {
+    let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", flags).called(|| "mount(\"/\", MS_REC|MS_SLAVE)")
+}
+
+/// Takes the topmost mount at `path` away from this namespace.
+pub fn detach(path: &std::path::Path) -> SysResult<()> {
+    rustix::mount::unmount(path, UnmountFlags::DETACH).called(|| format!("umount2({:?}, MNT_DETACH)", path.display()))
+}
+
 /// Makes the directory `root` the root directory of the mount namespace and lets the old root go.
 pub fn pivot_root(root: BorrowedFd<'_>) -> SysResult<()> {
     rustix::process::fchdir(root).called(|| "fchdir(root)")?;

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use super::error::{SysResult, check};
+use super::error::{Called, SysResult, check};
 
 /// Which side of a fork this is.
 pub enum Forked {
@@ -58,6 +58,12 @@ fn namespace_names(namespaces: libc::c_int) -> String {
         (libc::CLONE_NEWNET, "CLONE_NEWNET"),
     ];
     names.iter().filter(|(bit, _)| namespaces & bit != 0).map(|(_, name)| *name).collect::<Vec<_>>().join("|")
+}
+
+/// chroot(2) to an open directory, which becomes the working directory too.
+pub fn chroot(directory: BorrowedFd<'_>) -> SysResult<()> {
+    rustix::process::fchdir(directory).called(|| "fchdir(root)")?;
+    rustix::process::chroot(".").called(|| "chroot(\".\")")
 }
 
 /// Ends this process at once, running nothing of the parent's exit handlers.

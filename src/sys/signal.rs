@@ -76,6 +76,12 @@ pub fn ignore(signal: i32) {
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
+/// The default disposition of `signal`.
+pub fn default(signal: i32) {
+    // SAFETY: SIG_DFL is a valid disposition.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
 /// Whether the process gets `SIGPIPE` by default again: for the command line, so that `dropcloth list | head` ends quietly.
 pub fn default_sigpipe() {
     // SAFETY: SIG_DFL is a valid disposition.

@@ -1,0 +1,116 @@
+//! The child's part: mounts of its own, the overrides bound, chroot(2), credentials, exec.
+
+use std::ffi::{CString, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{OFlags, ResolveFlags};
+
+use super::credentials::Credentials;
+use crate::error::{Doing, Fault, Result};
+use crate::image::{Image, Inside};
+use crate::plan::{Entry, Mount, Plan};
+use crate::sandbox::mounts;
+use crate::sandbox::{Inputs, scaffold};
+use crate::sys::mount::{self, Attr, FsContext};
+use crate::sys::{fs, process};
+
+/// What of a plan a command in chroot gets: no /proc, /sys and /dev, which are the framework's to mount, nothing that the
+/// framework has mounted bound again, no `policy-rc.d`.
+pub fn reduced(mut plan: Plan) -> Plan {
+    plan.mounts.retain(|m| {
+        matches!(m.mount, Mount::Mirror { .. } | Mount::Bind { .. } | Mount::Tmpfs | Mount::Secrets { .. })
+    });
+    let entries = &mut plan.scaffold.entries;
+    entries.retain(|_, entry| !matches!(entry, Entry::File { what, .. } if what == "no services are started"));
+    let needed: Vec<Inside> = entries
+        .iter()
+        .filter(|(_, entry)| matches!(entry, Entry::File { .. } | Entry::Point))
+        .map(|(path, _)| path.clone())
+        .chain(plan.mounts.iter().map(|m| m.at.clone()))
+        .collect();
+    entries.retain(|path, _| needed.iter().any(|other| other.is_below(path)));
+    plan
+}
+
+/// Mounts everything in a mount namespace of this process's own. What is mounted outside later is seen here, and nothing of
+/// here outside.
+pub fn mount_all(plan: &Plan, image: &Image, inputs: &Inputs) -> Result<()> {
+    crate::sys::userns::unshare_mounts().doing(|| "cannot make a mount namespace")?;
+    mount::make_all_slaves().doing(|| "cannot keep mounts to ourselves")?;
+    let image = Image::reopen(image.path(), image.identity())?;
+    let mut sources = mounts::open_sources(plan, &image, &inputs.secrets)?;
+    let files = files(plan, &image)?;
+    mounts::make_all(plan, image.directory(), &mut sources, &inputs.pages)?;
+    for (path, file) in &files {
+        let doing = || format!("cannot lay {path} over");
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        let target = fs::openat2(image.directory(), path.bytes(), flags, resolve).doing(doing)?;
+        mount::attach(file.as_fd(), target.as_fd()).doing(doing)?;
+    }
+    Ok(())
+}
+
+/// The overrides, each as a detached mount of a file in memory.
+fn files(plan: &Plan, image: &Image) -> Result<Vec<(Inside, OwnedFd)>> {
+    let tmpfs = FsContext::open("tmpfs")?;
+    tmpfs.set("source", "dropcloth")?;
+    tmpfs.set("mode", "0755")?;
+    let attributes = Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOSUID;
+    let mounted = tmpfs.mount(attributes)?;
+    // A file of a detached mount cannot be bound before Linux 6.15: it is attached where this namespace needs nothing.
+    let point = mount::open_path(std::path::Path::new("/sys"))?;
+    mount::attach(mounted.as_fd(), point.as_fd())?;
+    let root = fs::open_dir(mounted.as_fd(), b".")?;
+    scaffold::fill(plan, image, root.as_fd(), &scaffold::Ids(None))?;
+    let mut found = Vec::new();
+    for (path, entry) in &plan.scaffold.entries {
+        if matches!(entry, Entry::File { .. }) {
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            let file = fs::openat2(root.as_fd(), path.bytes(), OFlags::PATH | OFlags::NOFOLLOW, resolve)?;
+            let bound = mount::clone_mount(file.as_fd(), false)?;
+            mount::set_attributes(bound.as_fd(), attributes, false)?;
+            found.push((path.clone(), bound));
+        }
+    }
+    drop(root);
+    mount::detach(std::path::Path::new("/sys"))?;
+    Ok(found)
+}
+
+/// chroot(2), by descriptor.
+pub fn change_root(directory: BorrowedFd<'_>, stay: bool) -> crate::sys::SysResult<()> {
+    if stay {
+        return Ok(());
+    }
+    process::chroot(directory)
+}
+
+/// Becomes who was asked for. Groups first, while the right is there.
+pub fn become_whom(credentials: &Credentials) -> Result<()> {
+    let text = |what: &str, error: nix::errno::Errno| Fault::new(format!("failed to set {what}: {}", error.desc()));
+    if let Some(groups) = &credentials.groups {
+        let groups: Vec<nix::unistd::Gid> = groups.iter().map(|id| nix::unistd::Gid::from_raw(*id)).collect();
+        nix::unistd::setgroups(&groups).map_err(|e| text("supplemental groups", e))?;
+    }
+    if let Some(gid) = credentials.gid {
+        nix::unistd::setgid(nix::unistd::Gid::from_raw(gid)).map_err(|e| text("group-ID", e))?;
+    }
+    if let Some(uid) = credentials.uid {
+        nix::unistd::setuid(nix::unistd::Uid::from_raw(uid)).map_err(|e| text("user-ID", e))?;
+    }
+    Ok(())
+}
+
+/// Becomes the command, as execvp(3). Returns the error number.
+pub fn exec(command: &[OsString], environment: &[(OsString, OsString)]) -> i32 {
+    let word = |text: &OsString| CString::new(text.as_bytes()).unwrap_or_default();
+    let words: Vec<CString> = command.iter().map(word).collect();
+    let pair = |(name, value): &(OsString, OsString)| {
+        CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).unwrap_or_default()
+    };
+    let variables: Vec<CString> = environment.iter().map(pair).collect();
+    let Err(error) = nix::unistd::execvpe(&words[0], &words, &variables);
+    error as i32
+}
