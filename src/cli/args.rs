@@ -171,6 +171,16 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Run a whole framework (disk-image-create, mmdebstrap, ansible-playbook) with mounts and processes of its own, in which
+    /// chroot(8) is dropcloth's: every chroot that it makes gets the mirror and its configuration
+    Wrap {
+        /// As for `run`, for every chroot inside.
+        #[command(flatten)]
+        flags: Box<Flags>,
+        /// The framework and its arguments
+        #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<OsString>,
+    },
     /// Finish interrupted commits and remove what killed runs left
     Recover {
         /// Where the run kept its transaction

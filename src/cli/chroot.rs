@@ -36,9 +36,6 @@ Settings: dropcloth.yaml, the variables of diskimage-builder, DROPCLOTH_FLAGS (f
 DROPCLOTH_TRANSACTION=NAME to join an open transaction.
 ";
 
-/// Where `dropcloth wrap` says what it was asked for, in its own mount namespace.
-pub const WRAP_FLAGS: &str = "/var/lib/dropcloth/wrap/flags.json";
-
 /// Runs as chroot(8). Returns its exit status.
 pub fn main(name: &str, arguments: &[OsString]) -> u8 {
     let fail = |text: &str| {
@@ -166,7 +163,8 @@ fn elsewhere(name: &str, options: &Options) -> Result<u8> {
     match ended? {
         Ended::Signaled(number) => {
             drop(signals);
-            Ok(die_of(number))
+            signal::die_of(number);
+            Ok(u8::try_from(128 + number).unwrap_or(u8::MAX))
         }
         ended => Ok(ended.code()),
     }
@@ -209,14 +207,6 @@ fn wait(pid: i32, signals: &Signals) -> Result<Ended> {
     }
 }
 
-/// Whoever waits for chroot sees that a signal ended it.
-fn die_of(number: i32) -> u8 {
-    signal::reset_for_step();
-    signal::default(number);
-    process::kill(std::process::id().cast_signed(), number);
-    u8::try_from(128 + number).unwrap_or(u8::MAX)
-}
-
 /// The caller's environment, but for what would lead installers elsewhere, and with what leads them to the mirror.
 fn environment(prepared: &Prepared) -> Vec<(OsString, OsString)> {
     let Some(python) = &prepared.plan.python else { return std::env::vars_os().collect() };
@@ -247,7 +237,7 @@ fn prepare(options: &Options, command: &[OsString]) -> Result<Prepared> {
 }
 
 fn wrapped_flags() -> Option<Vec<String>> {
-    serde_json::from_slice(&std::fs::read(WRAP_FLAGS).ok()?).ok()
+    serde_json::from_slice(&std::fs::read(crate::front::wrap::FLAGS).ok()?).ok()
 }
 
 /// As a step of a transaction: a sandbox then, for all calls of a play together one commit.

@@ -15,6 +15,7 @@ pub mod recover;
 pub mod run;
 pub mod unpack;
 pub mod userns;
+pub mod wrap;
 
 use clap::{CommandFactory, Parser};
 
@@ -54,6 +55,7 @@ pub fn main() -> Result<u8> {
         Verb::Plan { arguments, json } => plan::plan(&cli, arguments, *json),
         Verb::Explain { flags, root, tools, json } => explain::explain(&cli, flags, root, tools, *json),
         Verb::Check(arguments) => check::check(&cli, arguments),
+        Verb::Wrap { flags, command } => wrap::wrap(&cli, flags, command),
         Verb::Changes { id, diff, json } => kept::changes(&cli, id, *diff, *json),
         Verb::Discard { id } => kept::discard(&cli, id),
         Verb::Commit { flags, id } => kept::commit(&cli, id, flags),

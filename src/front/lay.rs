@@ -1,5 +1,6 @@
 //! The child's part: mounts of its own, the overrides bound, chroot(2), credentials, exec.
 
+use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -9,7 +10,7 @@ use rustix::fs::{OFlags, ResolveFlags};
 use super::credentials::Credentials;
 use crate::error::{Doing, Fault, Result};
 use crate::image::{Image, Inside};
-use crate::plan::{Entry, Mount, Plan};
+use crate::plan::{Entry, Mount, MountPlan, Plan};
 use crate::sandbox::mounts;
 use crate::sandbox::{Inputs, scaffold};
 use crate::sys::mount::{self, Attr, FsContext};
@@ -23,6 +24,7 @@ pub fn reduced(mut plan: Plan) -> Plan {
     });
     let entries = &mut plan.scaffold.entries;
     entries.retain(|_, entry| !matches!(entry, Entry::File { what, .. } if what == "no services are started"));
+    without_early_directories(entries, &mut plan.mounts);
     let needed: Vec<Inside> = entries
         .iter()
         .filter(|(_, entry)| matches!(entry, Entry::File { .. } | Entry::Point))
@@ -31,6 +33,26 @@ pub fn reduced(mut plan: Plan) -> Plan {
         .collect();
     entries.retain(|path, _| needed.iter().any(|other| other.is_below(path)));
     plan
+}
+
+/// Directories that are made where the root lacks them: installers' own. Any other that is missing comes with a package still:
+/// made by us, it would have our owner and mode, and nothing is laid below it until it is there.
+const OURS: [&[u8]; 8] = [b"pip", b"uv", b"pdm", b".pip", b".config", b"xdg", b"dropcloth", b"pypi"];
+
+fn without_early_directories(entries: &mut BTreeMap<Inside, Entry>, mounts: &mut Vec<MountPlan>) {
+    let early = |path: &Inside, entry: &Entry| {
+        let ours = path.split().is_none_or(|(_, name)| OURS.contains(&name));
+        matches!(entry, Entry::Directory { .. }) && !ours
+    };
+    let early: Vec<Inside> =
+        entries.iter().filter(|(path, entry)| early(path, entry)).map(|(p, _)| p.clone()).collect();
+    let asked = |m: &MountPlan| !matches!(m.mount, Mount::Mirror { .. });
+    let kept: Vec<Inside> = mounts.iter().filter(|m| asked(m)).map(|m| m.at.clone()).collect();
+    let dropped = |path: &Inside| {
+        early.iter().any(|e| path.is_below(e)) && !kept.iter().any(|at| at.is_below(path) || path.is_below(at))
+    };
+    entries.retain(|path, _| !dropped(path));
+    mounts.retain(|m| !dropped(&m.at));
 }
 
 /// Mounts everything in a mount namespace of this process's own. What is mounted outside later is seen here, and nothing of

@@ -9,5 +9,7 @@
 
 pub mod credentials;
 pub mod lay;
+pub mod loops;
 pub mod options;
 pub mod points;
+pub mod wrap;

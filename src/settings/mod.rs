@@ -8,6 +8,7 @@ pub mod layer;
 pub mod locate;
 pub mod nearest;
 mod reader;
+pub mod words;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

@@ -371,6 +371,16 @@ pub fn fsync(file: BorrowedFd<'_>) -> SysResult<()> {
     rustix::fs::fsync(file).called(|| format!("fsync([{}])", file.as_raw_fd()))
 }
 
+/// Takes the file away from a loop device, loop(4) LOOP_CLR_FD.
+pub fn detach_loop(device: &std::path::Path) -> SysResult<()> {
+    const LOOP_CLR_FD: libc::Ioctl = 0x4C01;
+    let call = || format!("ioctl({}, LOOP_CLR_FD)", device.display());
+    let file = rustix::fs::open(device, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).called(call)?;
+    // SAFETY: the request takes no argument.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), LOOP_CLR_FD, 0) };
+    check(result.into(), call).map(drop)
+}
+
 /// Takes the flock(2) lock without waiting; false when another open file holds it against us.
 pub fn try_lock(file: BorrowedFd<'_>, exclusive: bool) -> SysResult<bool> {
     use rustix::fs::FlockOperation::{NonBlockingLockExclusive, NonBlockingLockShared};

@@ -76,10 +76,14 @@ pub fn ignore(signal: i32) {
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
-/// The default disposition of `signal`.
-pub fn default(signal: i32) {
-    // SAFETY: SIG_DFL is a valid disposition.
-    unsafe { libc::signal(signal, libc::SIG_DFL) };
+/// Ends this process by `signal`, as its child ended: whoever waits sees that. Returns where the signal does not end it.
+pub fn die_of(signal: i32) {
+    reset_for_step();
+    // SAFETY: SIG_DFL is a valid disposition; raise takes any number.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        libc::raise(signal);
+    }
 }
 
 /// Whether the process gets `SIGPIPE` by default again: for the command line, so that `dropcloth list | head` ends quietly.
