@@ -127,8 +127,12 @@ fn replaced(name: &str, command: &[OsString], environment: &[(OsString, OsString
 }
 
 fn elsewhere(name: &str, options: &Options) -> Result<u8> {
-    if let Err(errno) = rustix::fs::stat(&options.root) {
-        return Err(cannot_change(options, errno.raw_os_error()).into());
+    match rustix::fs::stat(&options.root) {
+        Err(errno) => return Err(cannot_change(options, errno.raw_os_error()).into()),
+        Ok(stat) if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() => {
+            return Err(cannot_change(options, libc::ENOTDIR).into());
+        }
+        Ok(_) => {}
     }
     userns::enter(userns::Map::Auto)?;
     let transaction = std::env::var_os("DROPCLOTH_TRANSACTION").filter(|name| !name.is_empty());
@@ -141,7 +145,7 @@ fn elsewhere(name: &str, options: &Options) -> Result<u8> {
     prepared.read_inputs()?;
     prepared.plan = lay::reduced(prepared.plan);
     let signals = hold()?;
-    let points = Points::take(&prepared.host.state, &prepared.image, &prepared.plan.scaffold)?;
+    let points = Points::take(&prepared.host.state, &prepared.image, &lay::wanted(&prepared.plan))?;
     let environment = environment(&prepared);
     let ended = match process::fork()? {
         Forked::Child => {

@@ -23,7 +23,7 @@ pub struct Known {
 
 impl Known {
     fn user(&self, text: &str) -> Result<(u32, Option<u32>), String> {
-        let invalid = || format!("invalid user: '{text}'");
+        let invalid = || "invalid user".to_owned();
         let number = |text: &str| text.parse::<u32>().ok().filter(|id| *id != u32::MAX);
         if let Some(plain) = text.strip_prefix('+') {
             return number(plain).map(|uid| (uid, None)).ok_or_else(invalid);
@@ -52,11 +52,11 @@ impl Known {
                 found.uid = Some(uid);
                 // With a colon and nothing after it the login group is meant, which a bare number has none of.
                 if group == Some("") {
-                    found.gid = Some(login.ok_or_else(|| format!("invalid spec: '{spec}'"))?);
+                    found.gid = Some(login.ok_or_else(|| "invalid spec".to_owned())?);
                 }
             }
             if let Some(group) = group.filter(|group| !group.is_empty()) {
-                found.gid = Some(self.group(group).ok_or_else(|| format!("invalid group: '{group}'"))?);
+                found.gid = Some(self.group(group).ok_or_else(|| "invalid group".to_owned())?);
             }
         }
         let mut name = None;
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(read(Some("me:0"), None), Ok((Some(1000), Some(0), Some(vec![0, 10]))));
         assert_eq!(read(Some("+5:+6"), None), Ok((Some(5), Some(6), Some(vec![]))));
         assert_eq!(read(Some("77"), None), Err("no group specified for unknown uid: 77".to_owned()));
-        assert_eq!(read(Some("nobody-there"), None), Err("invalid user: 'nobody-there'".to_owned()));
+        assert_eq!(read(Some("nobody-there"), None), Err("invalid user".to_owned()));
         assert_eq!(read(None, None), Ok((None, None, None)));
     }
 

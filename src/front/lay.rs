@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{OFlags, ResolveFlags};
 
 use super::credentials::Credentials;
+use super::points::Wanted;
 use crate::error::{Doing, Fault, Result};
 use crate::image::{Image, Inside};
 use crate::plan::{Entry, Mount, MountPlan, Plan};
@@ -33,6 +34,28 @@ pub fn reduced(mut plan: Plan) -> Plan {
         .collect();
     entries.retain(|path, _| needed.iter().any(|other| other.is_below(path)));
     plan
+}
+
+/// Every place that something is mounted on, with what is above it: also what was there when the plan was made, since that
+/// may have been the point of another command, which is gone by now.
+pub fn wanted(plan: &Plan) -> Wanted {
+    let mut wanted = Wanted::new();
+    for (path, entry) in plan.scaffold.entries.iter().filter(|(path, _)| !path.is_root()) {
+        let mode = match entry {
+            Entry::Directory { mode } => Some(*mode),
+            Entry::Clone => Some(0o755),
+            Entry::File { .. } | Entry::Point => None,
+        };
+        wanted.insert(path.clone(), mode);
+    }
+    for mount in plan.mounts.iter().filter(|m| !matches!(m.mount, Mount::Bind { .. })) {
+        let mut path = mount.at.clone();
+        while !path.is_root() {
+            wanted.entry(path.clone()).or_insert(Some(0o755));
+            path = path.parent();
+        }
+    }
+    wanted
 }
 
 /// Directories that are made where the root lacks them: installers' own. Any other that is missing comes with a package still:

@@ -4,6 +4,7 @@
 //! last removes what is still as it was made. A command that was killed is no longer a holder, so the next one, or `dropcloth
 //! recover`, removes its points too.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,7 +15,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Result};
 use crate::image::{Image, Inside};
-use crate::plan::{Entry, Scaffold};
 use crate::sys::fs::{self, Times};
 
 /// One point.
@@ -29,6 +29,9 @@ struct Point {
     after: Times,
 }
 
+/// What has to be there: the mode of a directory, nothing for a file.
+pub type Wanted = BTreeMap<Inside, Option<u32>>;
+
 /// The points of a root, held by this process.
 pub struct Points {
     directory: PathBuf,
@@ -38,8 +41,8 @@ pub struct Points {
 }
 
 impl Points {
-    /// Makes what `scaffold` needs and `image` lacks, and holds it.
-    pub fn take(state: &Path, image: &Image, scaffold: &Scaffold) -> Result<Points> {
+    /// Makes what is `wanted` and `image` lacks, and holds it.
+    pub fn take(state: &Path, image: &Image, wanted: &Wanted) -> Result<Points> {
         let doing = || format!("cannot write to {}", state.display());
         let directory = state.join("points");
         std::fs::create_dir_all(&directory).doing(doing)?;
@@ -51,7 +54,7 @@ impl Points {
             journal.remove_all(image.directory())?;
         }
         fs::lock_shared(users.as_fd())?;
-        journal.make(image, scaffold)?;
+        journal.make(image, wanted)?;
         Ok(Points { directory, name, users })
     }
 
@@ -136,9 +139,9 @@ impl Journal {
         Ok(())
     }
 
-    fn make(&mut self, image: &Image, scaffold: &Scaffold) -> Result<()> {
+    fn make(&mut self, image: &Image, wanted: &Wanted) -> Result<()> {
         let known = self.points.len();
-        for (path, entry) in scaffold.entries.iter().filter(|(_, entry)| **entry != Entry::Clone) {
+        for (path, directory) in wanted {
             let Some((parent, name)) = path.split() else { continue };
             let there = match fs::open_dir_below(image.directory(), parent.bytes()) {
                 Ok(parent) => fs::stat(parent.as_fd(), name)?.is_some(),
@@ -146,7 +149,7 @@ impl Journal {
             };
             if !there {
                 let nothing = Times { atime: (0, 0), mtime: (0, 0) };
-                let directory = matches!(entry, Entry::Directory { .. });
+                let directory = directory.is_some();
                 self.points.push(Point { path: path.clone(), directory, inode: 0, before: nothing, after: nothing });
             }
         }
@@ -155,10 +158,7 @@ impl Journal {
         }
         self.save()?;
         for place in known..self.points.len() {
-            let mode = match scaffold.entries.get(&self.points[place].path) {
-                Some(Entry::Directory { mode }) => *mode,
-                _ => 0o644,
-            };
+            let mode = wanted.get(&self.points[place].path).copied().flatten().unwrap_or(0o644);
             let point = &mut self.points[place];
             point.make(image.directory(), mode).doing(|| format!("cannot make the mount point {}", point.path))?;
         }
