@@ -2,14 +2,14 @@
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Parser;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::args::{Cli, RunArguments, Verb};
+use super::args::{Cli, Verb};
 use super::common::{self, Prepared};
-use super::{named, userns};
+use super::{kept, named, userns};
 use crate::error::{Fault, Result};
 use crate::front::credentials::{Credentials, Known};
 use crate::front::lay;
@@ -223,32 +223,37 @@ fn environment(prepared: &Prepared) -> Vec<(OsString, OsString)> {
     callers.chain(ours.iter().map(|(name, value)| (name.into(), value.into()))).collect()
 }
 
-/// Settings come from wherever frameworks leave room: a file of `wrap`, a variable, and what `run` reads.
-fn prepare(options: &Options, command: &[OsString]) -> Result<Prepared> {
+/// The flags, from wherever frameworks leave room: a file of `wrap`, or a variable. What `run` reads comes below them.
+fn flags() -> Result<(Cli, Flags)> {
     let words = wrapped_flags().unwrap_or_else(|| {
         let flags = std::env::var("DROPCLOTH_FLAGS").unwrap_or_default();
         flags.split_whitespace().map(str::to_owned).collect()
     });
-    let root = PathBuf::from(&options.root);
-    let arguments = ["dropcloth", "run"].into_iter().map(str::to_owned).chain(words);
-    let cli = Cli::try_parse_from(arguments.chain(["/".to_owned()]))
+    let words = ["dropcloth", "run"].into_iter().map(str::to_owned).chain(words).chain(["/".to_owned()]);
+    let cli = Cli::try_parse_from(words)
         .map_err(|error| Fault::new("DROPCLOTH_FLAGS cannot be used").because(error.to_string()))?;
     let Verb::Run(run) = &cli.verb else { return Err(Fault::new("DROPCLOTH_FLAGS are not flags of run").into()) };
     let mut flags = run.flags.clone();
     // The framework sees to the resolver, as to everything else that chroot(8) does not.
     flags.resolver.get_or_insert_with(|| "image".to_owned());
-    common::prepare_in(&cli, &flags, &root, command)
+    Ok((cli, flags))
 }
 
 fn wrapped_flags() -> Option<Vec<String>> {
     serde_json::from_slice(&std::fs::read(crate::front::wrap::FLAGS).ok()?).ok()
 }
 
-/// As a step of a transaction: a sandbox then, for all calls of a play together one commit.
-fn joined(options: &Options, transaction: &str) -> Result<u8> {
-    let user = options.userspec.clone();
-    let flags = Flags { user, ..Flags::default() };
-    let arguments = RunArguments { flags, joined: Some(transaction.to_owned()), root: None, command: command(options) };
-    let cli = Cli::try_parse_from(["dropcloth", "run", "/"])?;
-    named::run(&cli, &arguments, transaction)
+fn prepare(options: &Options, command: &[OsString]) -> Result<Prepared> {
+    let (cli, flags) = flags()?;
+    common::prepare_in(&cli, &flags, Path::new(&options.root), command)
+}
+
+/// As a step of a transaction: a sandbox then, and all calls of a play together are one commit.
+fn joined(options: &Options, name: &str) -> Result<u8> {
+    let (cli, mut flags) = flags()?;
+    flags.user = options.userspec.clone().or(flags.user);
+    let image = std::fs::canonicalize(&options.root)?;
+    let transaction = kept::find_on(Some(&image), name)?;
+    let joined = named::join(&cli, &flags, transaction, &command(options), name)?;
+    Ok(joined.outcome.ended.code())
 }

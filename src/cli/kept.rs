@@ -1,6 +1,7 @@
 //! `dropcloth changes`, `commit` and `discard`: what can be done with a kept transaction.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use super::args::Cli;
 use super::common;
@@ -14,8 +15,13 @@ use crate::transaction::{self, Transaction, recover};
 
 /// The transaction called `what`: by id, name, image or directory.
 pub fn find(what: &str) -> Result<Transaction> {
+    find_on(None, what)
+}
+
+/// The same, where the image is known: its transactions stand beside it.
+pub fn find_on(image: Option<&Path>, what: &str) -> Result<Transaction> {
     let state = crate::host::state_directory(&std::env::vars_os().collect());
-    recover::find(&common::places(None, None), &state, what)
+    recover::find(&common::places(image, None), &state, what)
 }
 
 fn open(id: &str) -> Result<(Transaction, Image)> {

@@ -7,10 +7,10 @@ use std::time::Instant;
 use super::args::{Cli, RunArguments};
 use super::common::{self, Prepared, say};
 use super::{kept, run as single};
-use crate::changes::{Policy, commit};
+use crate::changes::{Changes, Policy, commit};
 use crate::error::{Fault, Result, refuse};
 use crate::report::{Fate, json};
-use crate::sandbox::{self, scaffold};
+use crate::sandbox::{self, Outcome, scaffold};
 use crate::settings::{Backend, Flags, Mode};
 use crate::sys::fs;
 use crate::transaction::{self, Transaction, recover};
@@ -71,13 +71,36 @@ fn check_name(name: &str) -> Result<()> {
 
 /// Runs one more step in an open transaction. A failed one is taken back; the earlier ones stay.
 pub fn run(cli: &Cli, arguments: &RunArguments, name: &str) -> Result<u8> {
-    let mut transaction = kept::find(name)?;
-    let root = transaction.state.image.clone();
-    let flags = Flags { backend: Some(backend_name(transaction.state.backend)), ..arguments.flags.clone() };
+    let transaction = kept::find(name)?;
     // Without ROOT, the first word is the command's.
     let first = arguments.root.iter().map(|word| word.clone().into_os_string());
     let command: Vec<OsString> = first.chain(arguments.command.iter().cloned()).collect();
-    let mut prepared = common::prepare_in(cli, &flags, &root, &command)?;
+    let Joined { prepared, outcome, changes, fate, seconds } =
+        join(cli, &arguments.flags, transaction, &command, name)?;
+    single::tell(&prepared, &outcome, changes, fate, Some(name.to_owned()), seconds)
+}
+
+/// A step that became part of a transaction, or was taken back.
+pub struct Joined {
+    prepared: Prepared,
+    /// The step's end.
+    pub outcome: Outcome,
+    changes: Changes,
+    fate: Fate,
+    seconds: (f64, f64),
+}
+
+/// Runs `command` in `transaction`, which is called `name`.
+pub fn join(
+    cli: &Cli,
+    flags: &Flags,
+    mut transaction: Transaction,
+    command: &[OsString],
+    name: &str,
+) -> Result<Joined> {
+    let root = transaction.state.image.clone();
+    let flags = Flags { backend: Some(backend_name(transaction.state.backend)), ..flags.clone() };
+    let mut prepared = common::prepare_in(cli, &flags, &root, command)?;
     prepared.read_inputs()?;
     if !transaction.state.is_of(transaction.directory(), &prepared.image)? {
         return refuse(
@@ -114,7 +137,7 @@ pub fn run(cli: &Cli, arguments: &RunArguments, name: &str) -> Result<u8> {
         commit::remember_secrets(&mut transaction, &changes, &prepared.secret_needles())?;
     }
     let seconds = (step_seconds, started.elapsed().as_secs_f64());
-    single::tell(&prepared, &outcome, changes, fate, Some(name.to_owned()), seconds)
+    Ok(Joined { prepared, outcome, changes, fate, seconds })
 }
 
 fn backend_name(backend: Backend) -> String {
