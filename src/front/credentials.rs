@@ -116,10 +116,9 @@ mod tests {
         }
     }
 
-    fn read(
-        userspec: Option<&str>,
-        groups: Option<&str>,
-    ) -> Result<(Option<u32>, Option<u32>, Option<Vec<u32>>), String> {
+    type Ids = (Option<u32>, Option<u32>, Option<Vec<u32>>);
+
+    fn read(userspec: Option<&str>, groups: Option<&str>) -> Result<Ids, String> {
         known().credentials(userspec, groups).map(|c| (c.uid, c.gid, c.groups))
     }
 
