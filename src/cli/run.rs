@@ -12,8 +12,7 @@ use crate::changes::{Changes, Policy, commit, replica};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::plan::{Content, Entry, Plan, describe, traces};
 use crate::report::{self, Fate, Report};
-use crate::sandbox::placeholders::Placeholders;
-use crate::sandbox::{self, Outcome, scaffold};
+use crate::sandbox::{self, Outcome, placeholders, scaffold};
 use crate::settings::{Backend, Mode, OnFailure};
 use crate::sys::fs;
 use crate::sys::process::Ended;
@@ -152,7 +151,7 @@ fn in_memory(plan: &Plan, state: &State) -> bool {
 /// Runs the step with the mount points that it needs in the copy of the image, for as long as it runs.
 fn step_in_copy(prepared: &Prepared, transaction: &mut Transaction, signals: Signals) -> Result<Outcome> {
     let tree = fs::open_dir(transaction.directory(), replica::TREE)?;
-    let points = Placeholders::make(&prepared.plan, tree.as_fd())?;
+    let points = placeholders::make(&prepared.plan, tree.as_fd(), None)?;
     let before = replica::settle(transaction)?;
     if transaction.state.copied.is_none() {
         transaction.state.copied = Some(before);
@@ -160,7 +159,7 @@ fn step_in_copy(prepared: &Prepared, transaction: &mut Transaction, signals: Sig
     }
     let outcome = step_as_laid(prepared, Some(transaction), signals);
     replica::keep_overrides(transaction, before)?;
-    points.remove(tree.as_fd())?;
+    points.remove(tree.as_fd(), None)?;
     outcome
 }
 

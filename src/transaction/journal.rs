@@ -195,7 +195,7 @@ impl State {
     }
 }
 
-fn remove_if_there(directory: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+pub(super) fn remove_if_there(directory: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
     match fs::unlink(directory, name) {
         Err(error) if error.errno == libc::ENOENT => Ok(()),
         other => Ok(other?),

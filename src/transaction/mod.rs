@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod journal;
+pub mod points;
 pub mod recover;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,0 +1,291 @@
+//! Mount points that a root lacks, made in it for as long as a step runs: empty files and directories that are gone again
+//! afterwards, with the times of the directories they were in.
+//!
+//! A list is written before the first is made, and again before the first is removed, so that whoever finds it can finish:
+//! *making*: no step has run yet, everything goes; *made*: what the step left in one stays; *leaving*: the times that the
+//! directories are to have at the end are known.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::FileType;
+use serde::{Deserialize, Serialize};
+
+use super::journal::remove_if_there;
+use crate::changes::marks::PROTECTED_FLAGS;
+use crate::error::{Doing, Fault, Result, refuse};
+use crate::image::Inside;
+use crate::plan::Entry;
+use crate::sys::fs::{self, Times};
+
+/// Its name in the transaction.
+pub const FILE: &[u8] = b"points";
+/// The same, being written.
+pub const FILE_NEW: &[u8] = b"points.tmp";
+
+/// Seconds and nanoseconds.
+type Time = (i64, i64);
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Phase {
+    #[default]
+    Making,
+    Made,
+    Leaving,
+}
+
+/// What is made, and where.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Points {
+    phase: Phase,
+    parents: BTreeMap<Inside, Parent>,
+    made: Vec<Point>,
+}
+
+/// A directory in which one is made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Parent {
+    inode: u64,
+    /// Its time without them, which it has while the step runs, too.
+    before: Time,
+    /// Its time at the end.
+    after: Time,
+    /// `i` and `a` flags that the step gave it.
+    flags: u32,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Point {
+    path: Inside,
+    /// The mode of a directory; none: a file.
+    directory: Option<u32>,
+    /// 0: not known yet.
+    inode: u64,
+}
+
+impl Points {
+    /// What has to be made in `root` for these entries of a scaffold. Changes nothing.
+    pub fn wanted(entries: &BTreeMap<Inside, Entry>, root: BorrowedFd<'_>) -> Result<Points> {
+        let mut points = Points::default();
+        for (path, entry) in entries {
+            let Some((above, name)) = path.split().filter(|_| *entry != Entry::Clone) else { continue };
+            if !points.made.iter().any(|point| point.path == above) {
+                let parent = fs::open_dir_below(root, above.bytes())?;
+                if fs::stat(parent.as_fd(), name)?.is_some() {
+                    continue;
+                }
+                check_flags(parent.as_fd(), &above, path)?;
+                points.parents.insert(above, Parent::of(parent.as_fd())?);
+            }
+            let directory = if let Entry::Directory { mode } = entry { Some(*mode) } else { None };
+            points.made.push(Point { path: path.clone(), directory, inode: 0 });
+        }
+        Ok(points)
+    }
+
+    /// Makes them; `give` sets the owner of a new entry. With a `journal`, the directory of a transaction, the list is on the
+    /// disk before. What was made before an error is removed again.
+    pub fn make(
+        mut self,
+        root: BorrowedFd<'_>,
+        journal: Option<BorrowedFd<'_>>,
+        give: &dyn Fn(BorrowedFd<'_>, &[u8]) -> Result<()>,
+    ) -> Result<Points> {
+        self.save(journal)?;
+        match self.make_all(root, give).and_then(|()| self.save(journal)) {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                self.phase = Phase::Making;
+                self.remove(root, journal)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn make_all(&mut self, root: BorrowedFd<'_>, give: &dyn Fn(BorrowedFd<'_>, &[u8]) -> Result<()>) -> Result<()> {
+        for point in &mut self.made {
+            let path = point.path.clone();
+            point.make(root, give).doing(|| format!("cannot make the mount point {path}"))?;
+        }
+        // While the step runs the directories look as they did; at the end any other time is the step's own.
+        for (path, parent) in &self.parents {
+            set_mtime(fs::open_dir_below(root, path.bytes())?.as_fd(), parent.before)?;
+        }
+        for point in self.made.iter().filter(|point| point.directory.is_some()) {
+            let directory = fs::open_dir_below(root, point.path.bytes())?;
+            self.parents.insert(point.path.clone(), Parent::of(directory.as_fd())?);
+        }
+        self.phase = Phase::Made;
+        Ok(())
+    }
+
+    /// Removes what is still as it was made: a file that is empty, a directory with nothing in it. Can be repeated after a
+    /// crash at any point.
+    pub fn remove(mut self, root: BorrowedFd<'_>, journal: Option<BorrowedFd<'_>>) -> Result<()> {
+        let open = self.open(root)?;
+        if self.phase == Phase::Made {
+            for (path, parent) in &mut self.parents {
+                let Some(directory) = open.get(path) else { continue };
+                parent.after = Times::of(&fs::fstat(directory.as_fd())?).mtime;
+                parent.flags = fs::flags(directory.as_fd())?.unwrap_or(0) & PROTECTED_FLAGS;
+            }
+            self.phase = Phase::Leaving;
+            self.save(journal)?;
+        }
+        for (path, parent) in self.parents.iter().filter(|(_, parent)| parent.flags != 0) {
+            open.get(path).map_or(Ok(()), |directory| protect(directory.as_fd(), 0, parent.flags))?;
+        }
+        for point in self.made.iter().rev() {
+            let Some(parent) = open.get(&point.path.parent()) else { continue };
+            point.remove(parent.as_fd()).doing(|| format!("cannot remove the mount point {}", point.path))?;
+        }
+        self.restore(&open)
+    }
+
+    /// Times and flags, the deepest first: a directory that stays gives its own time to the one it is in.
+    fn restore(&self, open: &BTreeMap<Inside, OwnedFd>) -> Result<()> {
+        for (path, parent) in self.parents.iter().rev() {
+            let Some(directory) = open.get(path) else { continue };
+            let mut time = parent.after;
+            for point in self.made.iter().filter(|point| point.path.parent() == *path) {
+                let Some((_, name)) = point.path.split() else { continue };
+                let stayed = fs::stat(directory.as_fd(), name)?.filter(|_| time == parent.before);
+                time = stayed.map_or(time, |stat| Times::of(&stat).mtime);
+            }
+            set_mtime(directory.as_fd(), time)?;
+            if parent.flags != 0 {
+                protect(directory.as_fd(), parent.flags, parent.flags)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The directories, wherever the step has moved them.
+    fn open(&self, root: BorrowedFd<'_>) -> Result<BTreeMap<Inside, OwnedFd>> {
+        let mut found = BTreeMap::new();
+        let mut lost = BTreeMap::new();
+        for (path, parent) in &self.parents {
+            match fs::open_dir_below(root, path.bytes()) {
+                Ok(directory) if fs::fstat(directory.as_fd())?.st_ino == parent.inode => {
+                    found.insert(path.clone(), directory);
+                }
+                Ok(_) => drop(lost.insert(parent.inode, path.clone())),
+                Err(error) if [libc::ENOENT, libc::ENOTDIR, libc::ELOOP].contains(&error.errno) => {
+                    lost.insert(parent.inode, path.clone());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // A directory of ours can be found below its new place at once; the image is walked for those of it that were moved.
+        if self.phase != Phase::Making && !lost.is_empty() {
+            search(root, &mut lost, &mut found)?;
+        }
+        Ok(found)
+    }
+
+    fn save(&self, journal: Option<BorrowedFd<'_>>) -> Result<()> {
+        let Some(directory) = journal else { return Ok(()) };
+        remove_if_there(directory, FILE_NEW)?;
+        let mut file = std::fs::File::from(fs::create(directory, FILE_NEW, 0o600)?);
+        file.write_all(&serde_json::to_vec(self)?)?;
+        fs::fsync(file.as_fd())?;
+        fs::rename(directory, FILE_NEW, directory, FILE)?;
+        Ok(fs::fsync(directory)?)
+    }
+
+    /// The list of a transaction; none: nothing was made.
+    pub fn load(journal: BorrowedFd<'_>) -> Result<Option<Points>> {
+        match fs::open_read(journal, FILE) {
+            Ok(file) => Ok(Some(serde_json::from_reader(std::io::BufReader::new(std::fs::File::from(file)))?)),
+            Err(error) if error.errno == libc::ENOENT => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Parent {
+    fn of(directory: BorrowedFd<'_>) -> Result<Parent> {
+        let stat = fs::fstat(directory)?;
+        let time = Times::of(&stat).mtime;
+        Ok(Parent { inode: stat.st_ino, before: time, after: time, flags: 0 })
+    }
+}
+
+impl Point {
+    fn make(&mut self, root: BorrowedFd<'_>, give: &dyn Fn(BorrowedFd<'_>, &[u8]) -> Result<()>) -> Result<()> {
+        let Some((parent, name)) = self.path.split() else { return Ok(()) };
+        let parent = fs::open_dir_below(root, parent.bytes())?;
+        match self.directory {
+            Some(mode) => {
+                fs::mkdir(parent.as_fd(), name, mode)?;
+                // The caller's umask does not count here.
+                fs::chmod(parent.as_fd(), name, mode)?;
+            }
+            None => drop(fs::create(parent.as_fd(), name, 0o644)?),
+        }
+        give(parent.as_fd(), name)?;
+        self.inode = fs::stat(parent.as_fd(), name)?.map_or(0, |stat| stat.st_ino);
+        Ok(())
+    }
+
+    fn remove(&self, parent: BorrowedFd<'_>) -> Result<()> {
+        let Some((_, name)) = self.path.split() else { return Ok(()) };
+        let ours = |stat: &rustix::fs::Stat| self.inode == 0 || stat.st_ino == self.inode;
+        let Some(stat) = fs::stat(parent, name)?.filter(ours) else { return Ok(()) };
+        match (self.directory, FileType::from_raw_mode(stat.st_mode)) {
+            (Some(_), FileType::Directory) => match fs::rmdir(parent, name) {
+                Err(error) if [libc::ENOTEMPTY, libc::EEXIST].contains(&error.errno) => Ok(()),
+                other => Ok(other?),
+            },
+            (None, FileType::RegularFile) if stat.st_size == 0 => Ok(fs::unlink(parent, name)?),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// In such a directory nothing can be made, or nothing removed again.
+fn check_flags(parent: BorrowedFd<'_>, path: &Inside, point: &Inside) -> Result<()> {
+    if fs::flags(parent)?.unwrap_or(0) & PROTECTED_FLAGS == 0 {
+        return Ok(());
+    }
+    refuse(
+        Fault::new(format!("{point} has to be made while the step runs, and {path} of the image cannot be changed"))
+            .because("the directory has the flag i or a")
+            .hint("Take it away first with `chattr -ia`, or use `--mode commit --backend overlay`, which makes nothing in the image."),
+    )
+}
+
+/// Makes those of the flags `mask` that are in `wanted` the only ones of them that are set.
+fn protect(directory: BorrowedFd<'_>, wanted: u32, mask: u32) -> Result<()> {
+    match fs::flags(directory)? {
+        Some(now) if now & mask != wanted => Ok(fs::set_flags(directory, now & !mask | wanted)?),
+        _ => Ok(()),
+    }
+}
+
+fn set_mtime(directory: BorrowedFd<'_>, mtime: Time) -> Result<()> {
+    let now = Times::of(&fs::fstat(directory)?);
+    if now.mtime == mtime { Ok(()) } else { Ok(fs::set_times_of(directory, Times { mtime, ..now })?) }
+}
+
+/// Looks for the lost directories below `directory`, on its own file system only.
+fn search(
+    directory: BorrowedFd<'_>,
+    lost: &mut BTreeMap<u64, Inside>,
+    found: &mut BTreeMap<Inside, OwnedFd>,
+) -> Result<()> {
+    for entry in fs::entries(directory)?.iter().filter(|entry| entry.kind == FileType::Directory) {
+        // Another mount is not entered; what vanishes meanwhile is nobody's.
+        let Ok(below) = fs::open_dir_below(directory, &entry.name) else { continue };
+        if let Some(path) = lost.remove(&fs::fstat(below.as_fd())?.st_ino) {
+            found.insert(path, fs::open_dir(below.as_fd(), b".")?);
+        }
+        if lost.is_empty() {
+            return Ok(());
+        }
+        search(below.as_fd(), lost, found)?;
+    }
+    Ok(())
+}
