@@ -6,6 +6,7 @@ pub mod copy;
 pub mod diff;
 pub mod discard;
 pub mod gate;
+pub mod laid;
 pub mod leaks;
 pub mod links;
 pub mod marks;

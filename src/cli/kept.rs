@@ -21,7 +21,15 @@ pub fn find(what: &str) -> Result<Transaction> {
 /// The same, where the image is known: its transactions stand beside it.
 pub fn find_on(image: Option<&Path>, what: &str) -> Result<Transaction> {
     let state = crate::host::state_directory(&std::env::vars_os().collect());
-    recover::find(&common::places(image, None), &state, what)
+    let transaction = recover::find(&common::places(image, None), &state, what)?;
+    if transaction.state.mode != Mode::Through {
+        return Ok(transaction);
+    }
+    let image = transaction.state.image.display();
+    refuse(
+        Fault::new(format!("{what} holds what a killed run has made in {image}, and nothing that could be committed"))
+            .hint(format!("`dropcloth recover {image}` takes it out of the image.")),
+    )
 }
 
 fn open(id: &str) -> Result<(Transaction, Image)> {

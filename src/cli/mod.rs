@@ -13,6 +13,7 @@ pub mod named;
 pub mod plan;
 pub mod recover;
 pub mod run;
+pub mod through;
 pub mod unpack;
 pub mod userns;
 pub mod wrap;

@@ -23,8 +23,9 @@ pub fn begin(cli: &Cli, flags: &Flags, name: &str, root: &Path) -> Result<u8> {
         transaction::storage_path(&prepared.plan.storage).filter(|_| prepared.plan.mode == Mode::Commit)
     else {
         return refuse(
-            Fault::new("a transaction that is discarded in any case needs no name")
-                .hint("Leave --mode discard out, or run the steps one by one with `dropcloth run --mode discard`."),
+            Fault::new("only a transaction that can be committed has a name").hint(
+                "Leave --mode out, or run the steps one by one with `dropcloth run --mode discard` or `through`.",
+            ),
         );
     };
     transaction::lock_image(&prepared.image, Mode::Commit)?;
@@ -106,6 +107,12 @@ pub fn join(
         return refuse(
             Fault::new(format!("{} is not the directory that the transaction {name} was begun on", root.display()))
                 .hint(format!("Move the image back to where it was, or `dropcloth discard {name}`.")),
+        );
+    }
+    if prepared.plan.mode == Mode::Through {
+        return refuse(
+            Fault::new(format!("a step of the transaction {name} cannot write straight to the image"))
+                .hint("Leave --mode through out."),
         );
     }
     if let Some(path) = &prepared.settings.report.value {

@@ -30,6 +30,7 @@ pub fn recover(_cli: &Cli, scratch: Option<&Path>, root: Option<&Path>) -> Resul
             let text = match what {
                 recover::Recovered::Finished => "finished the interrupted commit",
                 recover::Recovered::Removed => "removed the uncommitted transaction",
+                recover::Recovered::Cleared => "took out of the image what a killed run had made in it, and removed",
                 recover::Recovered::Kept => "left the kept transaction",
                 recover::Recovered::Busy => "left the running transaction",
             };

@@ -5,6 +5,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::args::{Cli, RunArguments};
 use super::common::{self, Prepared, say};
+use super::through;
 use crate::changes::commit::Pending;
 use crate::changes::gate::{self, Rules};
 use crate::changes::leaks::{self, Needle};
@@ -31,6 +32,9 @@ pub fn run(cli: &Cli, arguments: &RunArguments) -> Result<u8> {
     transaction::lock_image(&prepared.image, prepared.plan.mode)?;
     let signals = sandbox::hold_signals()?;
     sweep(&prepared)?;
+    if prepared.plan.mode == Mode::Through {
+        return through::run(&prepared, signals);
+    }
     let mut transaction = begin(&prepared)?;
     let started = Instant::now();
     let outcome = step(&prepared, transaction.as_mut(), signals);
@@ -48,7 +52,7 @@ pub fn run(cli: &Cli, arguments: &RunArguments) -> Result<u8> {
 
 /// Finishes or removes what dead runners left on this image.
 pub fn sweep(prepared: &Prepared) -> Result<()> {
-    if prepared.plan.mode != Mode::Commit {
+    if prepared.plan.mode == Mode::Discard {
         return Ok(());
     }
     let scratch = prepared.settings.scratch.value.as_deref();
@@ -57,6 +61,9 @@ pub fn sweep(prepared: &Prepared) -> Result<()> {
         match what {
             recover::Recovered::Finished => log::warn!("finished the interrupted commit {}", path.display()),
             recover::Recovered::Removed => log::warn!("removed the dead transaction {}", path.display()),
+            recover::Recovered::Cleared => {
+                log::warn!("took out of the image what a killed run had made in it ({})", path.display());
+            }
             recover::Recovered::Kept | recover::Recovered::Busy => {}
         }
     }
@@ -93,7 +100,7 @@ pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
         rules,
         secret_leaks: Vec::new(),
         begun: None,
-        backend: plan.backend,
+        backend: plan.backend.unwrap_or(Backend::Overlay),
         copied: None,
         exchanged: None,
         root_flags: (0, 0),
@@ -136,7 +143,7 @@ pub fn fill(prepared: &Prepared, transaction: &Transaction) -> Result<()> {
     if !in_memory(&prepared.plan, &transaction.state) {
         scaffold::build(&prepared.plan, &prepared.image, transaction.directory())?;
     }
-    if prepared.plan.backend == Backend::Copy {
+    if prepared.plan.backend == Some(Backend::Copy) {
         replica::make(transaction, &prepared.image)?;
     }
     Ok(())
@@ -145,7 +152,7 @@ pub fn fill(prepared: &Prepared, transaction: &Transaction) -> Result<()> {
 /// The upper of several steps remembers the layer below it (`index=on`), so that has to be there for the next; and a copy takes
 /// its overrides as binds.
 fn in_memory(plan: &Plan, state: &State) -> bool {
-    plan.backend == Backend::Overlay && state.name.is_none()
+    plan.backend == Some(Backend::Overlay) && state.name.is_none()
 }
 
 /// Runs the step with the mount points that it needs in the copy of the image, for as long as it runs.
@@ -166,7 +173,9 @@ fn step_in_copy(prepared: &Prepared, transaction: &mut Transaction, signals: Sig
 /// Runs the step.
 pub fn step(prepared: &Prepared, transaction: Option<&mut Transaction>, signals: Signals) -> Result<Outcome> {
     match transaction {
-        Some(transaction) if prepared.plan.backend == Backend::Copy => step_in_copy(prepared, transaction, signals),
+        Some(transaction) if prepared.plan.backend == Some(Backend::Copy) => {
+            step_in_copy(prepared, transaction, signals)
+        }
         other => step_as_laid(prepared, other.map(|t| &*t), signals),
     }
 }

@@ -11,8 +11,12 @@ pub fn text(plan: &Plan) -> String {
     let mode = match plan.mode {
         Mode::Commit => "commit: into the image when the step succeeds, nothing when it fails",
         Mode::Discard => "discard: nothing of what the step writes is kept",
+        Mode::Through => "through: straight to the image, also what a step writes that fails",
     };
     let storage = match &plan.storage {
+        Storage::Beside(path) | Storage::Elsewhere(path) if plan.mode == Mode::Through => {
+            format!("{}: overrides, and the list of what is made in the image while the step runs", path.display())
+        }
         Storage::Beside(path) => format!("{}, beside the image: commit renames", path.display()),
         Storage::Elsewhere(path) => format!("{}, not beside the image: commit copies", path.display()),
         Storage::Memory => "in memory".to_owned(),
@@ -58,7 +62,11 @@ pub fn text(plan: &Plan) -> String {
 
 fn backend(plan: &Plan) -> String {
     let how = match plan.backend {
-        Backend::Copy => "copy: of the whole image, overrides bound over it, exchanged with it at the end; nodev",
+        None if plan.suppress_sync => {
+            "none: the image itself, overrides bound over it; nodev; fsync and its kin do nothing"
+        }
+        None => "none: the image itself, overrides bound over it; nodev",
+        Some(Backend::Copy) => "copy: of the whole image, overrides bound over it, exchanged with it at the end; nodev",
         _ if plan.user_namespace => "overlay: scaffold over image, userxattr, volatile; nodev",
         _ => "overlay: scaffold over image, redirect_dir=on, index=on, volatile; nodev",
     };

@@ -20,7 +20,7 @@ use crate::image::pythons::Pythons;
 use crate::image::survey::Survey;
 use crate::mirror::layout::{Arrangement, Layout};
 use crate::pypi::{self, Indexes, overrides};
-use crate::settings::{Backend, Dev, Mode, Network, OnFailure, Settings};
+use crate::settings::{Backend, Dev, Fsync, Mode, Network, OnFailure, Settings};
 
 pub use layers::{Content, Entry, Scaffold};
 pub use mounts::{Mount, MountPlan};
@@ -58,12 +58,12 @@ pub struct Python {
 pub struct Plan {
     /// The image's absolute path.
     pub image: PathBuf,
-    /// Commit or discard.
+    /// Commit, discard or through.
     pub mode: Mode,
     /// After a failed step.
     pub on_failure: OnFailure,
-    /// Overlay or copy; never auto.
-    pub backend: Backend,
+    /// Overlay or copy, never auto; none: the step works in the image itself.
+    pub backend: Option<Backend>,
     /// Why that one, when it was not the user's choice.
     pub backend_reason: Option<String>,
     /// It runs in a user namespace: the overlay keeps its attributes in user.* and renames no directory of the image.
@@ -90,6 +90,8 @@ pub struct Plan {
     pub environment: Vec<(String, OsStringText)>,
     /// chown(2) succeeds and does nothing.
     pub suppress_chown: bool,
+    /// fsync(2) and its kin succeed and do nothing; the image is synced at the end.
+    pub suppress_sync: bool,
     /// Who the step runs as.
     pub account: Account,
     /// Working directory inside the image.
@@ -179,11 +181,18 @@ pub fn build(settings: &Settings, host: &Host, survey: &Survey, command: &[OsStr
         python.view = view(python, network);
     }
     let storage = storage(settings, host, survey);
+    let through = settings.mode.value == Mode::Through;
     let (backend, backend_reason) = backend(settings, host, survey, &storage);
+    let backend = Some(backend).filter(|_| !through);
+    let backend_reason = backend_reason.filter(|_| !through);
     refuse::check(settings, host, survey, &storage, &mut faults);
-    refuse::check_backend(settings, host, survey, &storage, backend, &mut faults);
+    match backend {
+        Some(backend) => refuse::check_backend(settings, host, survey, &storage, backend, &mut faults),
+        None => refuse::through(settings, &mut faults),
+    }
     notes.extend(single(settings, host));
-    notes.extend(backend_reason.clone().filter(|_| backend == Backend::Copy));
+    notes.extend(backend_reason.clone().filter(|_| backend == Some(Backend::Copy)));
+    notes.extend(unsynced(settings, through));
     let mut scaffold = Scaffold::new(survey);
     layers::lay(&mut scaffold, settings, host, survey, python.as_ref(), network, &mut faults, &mut notes);
     let mounts = mounts::plan(&mut scaffold, settings, host, survey, python.as_ref(), &mut faults, &mut notes);
@@ -206,6 +215,7 @@ pub fn build(settings: &Settings, host: &Host, survey: &Survey, command: &[OsStr
         capabilities: environment::capabilities(settings)?,
         environment: environment::build(settings, host, survey, python.as_ref(), network)?,
         suppress_chown: settings.suppress_chown.value,
+        suppress_sync: through && settings.fsync.value == Fsync::Off,
         account: survey.account.clone(),
         workdir: settings.workdir.value.clone(),
         command: environment::command(command, host),
@@ -293,6 +303,12 @@ fn single(settings: &Settings, host: &Host) -> Option<String> {
     Some(format!(
         "One id only, your {own} as root, since {why}: {will}, and programs that change to another user fail (apt needs -o APT::Sandbox::User=root)."
     ))
+}
+
+fn unsynced(settings: &Settings, through: bool) -> Option<String> {
+    (settings.fsync.value == Fsync::Off && !through).then(|| {
+        "--fsync off is for --mode through; what a step writes elsewhere is synced when it is committed.".to_owned()
+    })
 }
 
 /// An image made in another namespace belongs to whoever was root there: `mmdebstrap --mode=unshare` makes it of the first

@@ -7,7 +7,7 @@ use crate::host::ids;
 use crate::host::{Host, Source};
 use crate::image::survey::Survey;
 use crate::plan::Storage;
-use crate::settings::{Backend, Mode, Settings};
+use crate::settings::{Backend, Leaks, Mode, OnFailure, Settings};
 
 /// Everything found so far that stands against the plan.
 #[derive(Debug, Default)]
@@ -35,29 +35,29 @@ impl Refusals {
 
 /// The checks that concern the run as a whole.
 pub fn check(settings: &Settings, host: &Host, survey: &Survey, storage: &Storage, faults: &mut Refusals) {
-    let commit = settings.mode.value == Mode::Commit;
+    let writes = settings.mode.value != Mode::Discard;
     if !host.may_mount {
         faults.add(
             "mounting needs the capability CAP_SYS_ADMIN, which this process does not have",
             "Run it as root: `sudo dropcloth …`.",
         );
     }
-    if survey.host_root && commit {
+    if survey.host_root && writes {
         faults.add(
-            "the image is this machine's own root directory, which dropcloth never commits to",
+            "the image is this machine's own root directory, which dropcloth never writes to",
             "Use --mode discard to try something on this machine without a trace, or name an image directory.",
         );
     }
     user_namespace(settings, host, survey, faults);
-    if survey.foreign_owner && commit {
+    if survey.foreign_owner && writes {
         faults.add(
             "the image belongs to an id that has no place in your user namespace",
             format!("Make it yours (`sudo chown -R \"$USER\" {}` loses its owners), unpack it again with `dropcloth unpack`, or run dropcloth with sudo.", survey.path.display()),
         );
     }
-    if survey.read_only && commit && !survey.host_root {
+    if survey.read_only && writes && !survey.host_root {
         faults.add(
-            "the image is mounted read-only, so nothing could be committed",
+            "the image is mounted read-only, so nothing could be written to it",
             "Remount it with `mount -o remount,rw`, or use --mode discard.",
         );
     }
@@ -109,6 +109,28 @@ fn user_namespace(settings: &Settings, host: &Host, survey: &Survey, faults: &mu
         faults.add(
             format!("something is mounted at {}{more} of the image, and the kernel lets an ordinary user lay no overlay over that", places.join(", ")),
             "Name an image without mounts below it, or run dropcloth with sudo.",
+        );
+    }
+}
+
+/// What is asked for and makes no sense where the step writes straight to the image.
+pub fn through(settings: &Settings, faults: &mut Refusals) {
+    if settings.backend.value != Backend::Auto {
+        faults.add(
+            "with --mode through the step works in the image itself, so there is nothing for a --backend to do",
+            "Leave --backend out, or use --mode commit.",
+        );
+    }
+    if settings.on_failure.value == OnFailure::Keep {
+        faults.add(
+            "with --mode through there is nothing to keep after a failure: what the step wrote is in the image",
+            "Leave --on-failure keep out, or use --mode commit.",
+        );
+    }
+    if settings.leaks.value == Leaks::Fail {
+        faults.add(
+            "with --mode through no commit can be refused, so --leaks fail has no effect",
+            "Leave --leaks out, or use --mode commit, which looks for traces of the run before anything is in the image.",
         );
     }
 }

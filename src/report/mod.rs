@@ -18,6 +18,8 @@ pub enum Fate {
     Committed,
     /// The step changed nothing.
     Unchanged,
+    /// In the image, written there by the step itself, whether it failed or not; nobody kept a list.
+    Through,
     /// Thrown away, as was asked.
     Discarded,
     /// Thrown away, because the step failed.

@@ -17,6 +17,8 @@ pub fn summary(report: &Report) -> String {
     match report.fate {
         Fate::Committed => format!("committed {amount}{removed} to {image} ({seconds:.1} s)"),
         Fate::Unchanged => format!("nothing to commit: the step changed nothing in {image} ({seconds:.1} s)"),
+        Fate::Through if report.exit_code == 0 => format!("the step wrote straight to {image} ({seconds:.1} s)"),
+        Fate::Through => format!("the step {}; what it wrote straight to {image} stays", failure(report)),
         Fate::Discarded => format!("discarded what the step wrote; {image} is as it was ({seconds:.1} s)"),
         Fate::DiscardedOnFailure => {
             format!("the step {}; discarded what it wrote, {image} is as it was", failure(report))

@@ -65,8 +65,9 @@ fn run(plan: &Plan, ground: &Ground, trampoline: &Trampoline, socket: BorrowedFd
     send(socket, &FromInit::Running, entered.terminal.as_ref().map(|(master, _)| master.as_fd()))?;
     let ended = wait(socket, &signals, step, view.as_mut())?;
     kill_all();
-    // A copy is synced before it is exchanged; here that would write out the whole file system, also for what is discarded.
-    let lost = if plan.backend == Backend::Copy { None } else { lost_data(&entered) };
+    // A copy is synced before it is exchanged, and the image itself by whoever wants that; here it would write out the whole
+    // file system, also for what is discarded.
+    let lost = if plan.backend == Some(Backend::Overlay) { lost_data(&entered) } else { None };
     send(socket, &FromInit::Ended { ended, lost }, None)
 }
 
@@ -169,6 +170,9 @@ fn prepare(plan: &Plan, terminal: Option<BorrowedFd<'_>>) -> Result<()> {
     work_in(&plan.workdir)?;
     if plan.suppress_chown {
         seccomp::succeed(seccomp::CHOWN).doing(|| "cannot keep chown from the step")?;
+    }
+    if plan.suppress_sync {
+        seccomp::succeed(seccomp::SYNC).doing(|| "cannot keep fsync from the step")?;
     }
     privileges::lower(&plan.account, &plan.capabilities)?;
     process::close_on_exec_from(3)?;

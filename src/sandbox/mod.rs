@@ -70,8 +70,9 @@ pub fn enter(plan: &Plan, ground: &Ground) -> Result<Entered> {
     let image = Image::reopen(&ground.image.0, ground.image.1)?;
     let mut sources = mounts::open_sources(plan, &image, &ground.inputs.secrets)?;
     let root = match plan.backend {
-        Backend::Copy => mounts::copied_root(plan, ground)?,
-        _ => mounts::merged_root(plan, ground, &image)?,
+        None => mounts::direct_root(plan, ground, &image)?,
+        Some(Backend::Copy) => mounts::copied_root(plan, ground)?,
+        Some(_) => mounts::merged_root(plan, ground, &image)?,
     };
     let terminal = mounts::make_all(plan, root.as_fd(), &mut sources, &ground.inputs.pages)?;
     // Handles on the host's mounts go before the root does, and with them every way back.

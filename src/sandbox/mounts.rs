@@ -112,29 +112,56 @@ pub fn merged_root(plan: &Plan, ground: &Ground, image: &Image) -> Result<OwnedF
     Ok(merged)
 }
 
-/// The copy of the image as the root, attached in this mount namespace, with the overrides bound over its files.
+/// The copy of the image as the root.
 pub fn copied_root(plan: &Plan, ground: &Ground) -> Result<OwnedFd> {
     let doing = || format!("cannot use the copy of {}", plan.image.display());
-    let Some((path, identity)) = &ground.transaction else {
-        return refuse(Fault::new("the copy backend needs a transaction on a disk"));
-    };
-    let base = Image::reopen(path, *identity)?.into_directory();
+    let base = base(ground)?;
     let tree = fs::open_dir(base.as_fd(), replica::TREE).doing(doing)?;
-    let root = mount::clone_mount(tree.as_fd(), false).doing(doing)?;
-    mount::set_attributes(root.as_fd(), overlay_attributes(plan), false).doing(doing)?;
-    mount::attach(root.as_fd(), base.as_fd()).doing(doing)?;
-    let scaffold = fs::open_dir(base.as_fd(), b"scaffold").doing(doing)?;
+    bound_root(plan, base.as_fd(), tree.as_fd()).doing(doing)
+}
+
+/// The image itself as the root.
+pub fn direct_root(plan: &Plan, ground: &Ground, image: &Image) -> Result<OwnedFd> {
+    bound_root(plan, base(ground)?.as_fd(), image.directory())
+        .doing(|| format!("cannot work in {} itself", plan.image.display()))
+}
+
+fn base(ground: &Ground) -> Result<OwnedFd> {
+    match &ground.transaction {
+        Some((path, identity)) => Ok(Image::reopen(path, *identity)?.into_directory()),
+        None => refuse(Fault::new("overrides that are bound need a transaction on a disk")),
+    }
+}
+
+/// `tree` as the root, attached in this mount namespace over the transaction's own directory, with the overrides bound over its
+/// files.
+fn bound_root(plan: &Plan, base: BorrowedFd<'_>, tree: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let root = mount::clone_mount(tree, false)?;
+    mount::set_attributes(root.as_fd(), overlay_attributes(plan), false)?;
+    mount::attach(root.as_fd(), base)?;
+    let scaffold = fs::open_dir(base, b"scaffold")?;
     for (path, entry) in &plan.scaffold.entries {
         if matches!(entry, Entry::File { .. }) {
-            let doing = || format!("cannot lay {path} over");
-            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-            let open = |from| fs::openat2(from, path.bytes(), OFlags::PATH | OFlags::NOFOLLOW, resolve).doing(doing);
-            let file = mount::clone_mount(open(scaffold.as_fd())?.as_fd(), false).doing(doing)?;
-            mount::set_attributes(file.as_fd(), overlay_attributes(plan), false).doing(doing)?;
-            mount::attach(file.as_fd(), open(root.as_fd())?.as_fd()).doing(doing)?;
+            let file = bound_override(plan, scaffold.as_fd(), path)?;
+            mount::attach(file.as_fd(), place(root.as_fd(), path)?.as_fd())
+                .doing(|| format!("cannot lay {path} over"))?;
         }
     }
     Ok(root)
+}
+
+/// A detached bind of one override.
+pub fn bound_override(plan: &Plan, scaffold: BorrowedFd<'_>, path: &Inside) -> Result<OwnedFd> {
+    let doing = || format!("cannot lay {path} over");
+    let file = mount::clone_mount(place(scaffold, path)?.as_fd(), false).doing(doing)?;
+    mount::set_attributes(file.as_fd(), overlay_attributes(plan), false).doing(doing)?;
+    Ok(file)
+}
+
+fn place(root: BorrowedFd<'_>, path: &Inside) -> Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    fs::openat2(root, path.bytes(), OFlags::PATH | OFlags::NOFOLLOW, resolve)
+        .doing(|| format!("cannot open {path} to lay a file over it"))
 }
 
 /// The directories of one overlay.

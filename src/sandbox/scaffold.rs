@@ -26,6 +26,13 @@ pub fn build(plan: &Plan, image: &Image, transaction: BorrowedFd<'_>) -> Result<
     fill(plan, image, fs::open_dir(transaction, b"scaffold")?.as_fd(), &Ids(plan.inner_maps.as_ref()))
 }
 
+/// The same for a step that gets the overrides bound over its files: their directories are nobody's.
+pub fn build_files(plan: &Plan, transaction: BorrowedFd<'_>) -> Result<()> {
+    fs::mkdir_if_missing(transaction, b"scaffold", 0o700)?;
+    let scaffold = fs::open_dir(transaction, b"scaffold")?;
+    write_all(plan, scaffold.as_fd(), &Ids(plan.inner_maps.as_ref()))
+}
+
 /// A scaffold in memory, in the sandbox; none where memory cannot have what the image's directories have (flags, attributes).
 /// Its device is another one than the image's, so the overlay needs `xino`.
 pub fn in_memory(plan: &Plan, image: &Image, point: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
@@ -44,15 +51,20 @@ pub fn in_memory(plan: &Plan, image: &Image, point: BorrowedFd<'_>) -> Result<Op
 
 /// Writes the entries.
 pub fn fill(plan: &Plan, image: &Image, scaffold: BorrowedFd<'_>, ids: &Ids<'_>) -> Result<()> {
-    for (path, entry) in &plan.scaffold.entries {
-        write(scaffold, path, entry, ids).doing(|| format!("cannot prepare the override of {path}"))?;
-    }
+    write_all(plan, scaffold, ids)?;
     // Attributes last and deepest first: writing an entry changes the times of its directory.
     for (path, entry) in plan.scaffold.entries.iter().rev() {
         if *entry == Entry::Clone {
             clone_attributes(image, path, scaffold, prefix(plan))
                 .doing(|| format!("cannot copy the attributes of {path} of the image"))?;
         }
+    }
+    Ok(())
+}
+
+fn write_all(plan: &Plan, scaffold: BorrowedFd<'_>, ids: &Ids<'_>) -> Result<()> {
+    for (path, entry) in &plan.scaffold.entries {
+        write(scaffold, path, entry, ids).doing(|| format!("cannot prepare the override of {path}"))?;
     }
     Ok(())
 }

@@ -221,6 +221,7 @@ fn layer(reader: &mut Reader<'_>) -> Layer {
         force: reader.get("force"),
         source_date_epoch: reader.get("source_date_epoch"),
         suppress_chown: reader.get("suppress_chown"),
+        fsync: reader.get("fsync"),
         secret: reader
             .texts("secret", flags::secret)
             .into_iter()

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use super::layer::Layer;
-use super::{Backend, Bind, Dev, Faults, Lay, Leaks, Mode, Network, OnFailure, Resolver, Secret, WhenChanged};
+use super::{Backend, Bind, Dev, Faults, Fsync, Lay, Leaks, Mode, Network, OnFailure, Resolver, Secret, WhenChanged};
 
 /// Raw flags.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Flags {
-    /// What becomes of the step's writes: `commit` (into the image when it succeeds) or `discard`
-    #[arg(long, value_name = "MODE", value_parser = ["commit", "discard"])]
+    /// What becomes of the step's writes: `commit` (into the image when it succeeds), `discard`, or `through` (straight to the
+    /// image, also when it fails)
+    #[arg(long, value_name = "MODE", value_parser = ["commit", "discard", "through"], hide_possible_values = true)]
     pub mode: Option<String>,
     /// After a failed step: `discard` its writes, or `keep` its transaction to look at
     #[arg(long, value_name = "WHAT", value_parser = ["discard", "keep"])]
@@ -83,6 +84,9 @@ pub struct Flags {
     /// chown succeeds in the step and does nothing: for a namespace of one id (--map single)
     #[arg(long, help_heading = "What the step sees")]
     pub suppress_chown: bool,
+    /// With --mode through: `on`, or `off`: fsync and its kin succeed at once, and everything is synced once at the end
+    #[arg(long, value_name = "WHICH", value_parser = ["on", "off"], hide_possible_values = true)]
+    pub fsync: Option<String>,
     /// A file of this machine that the step sees at /run/secrets/ID, kept in memory and never committed
     #[arg(long, value_name = "ID=FILE", help_heading = "What the step sees")]
     pub secret: Vec<String>,
@@ -128,7 +132,11 @@ impl Flags {
     /// What the flags say; what cannot be read goes to `faults`.
     pub fn layer(&self, faults: &mut Faults) -> Layer {
         Layer {
-            mode: self.mode.as_deref().map(|m| if m == "discard" { Mode::Discard } else { Mode::Commit }),
+            mode: self.mode.as_deref().map(|word| match word {
+                "discard" => Mode::Discard,
+                "through" => Mode::Through,
+                _ => Mode::Commit,
+            }),
             on_failure: self
                 .on_failure
                 .as_deref()
@@ -163,6 +171,7 @@ impl Flags {
             force: self.commit.force.then_some(true),
             source_date_epoch: self.commit.source_date_epoch,
             suppress_chown: self.suppress_chown.then_some(true),
+            fsync: self.fsync.as_deref().map(|word| if word == "off" { Fsync::Off } else { Fsync::On }),
             secret: self.secret.iter().filter_map(|text| keep(secret(text), faults)).collect(),
             report: self.report.clone(),
             grace: self.grace,

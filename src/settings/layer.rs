@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{Backend, Bind, Dev, Lay, Leaks, Mode, Network, OnFailure, Origin, Resolver, Secret, Settings, Valued};
+use super::{
+    Backend, Bind, Dev, Fsync, Lay, Leaks, Mode, Network, OnFailure, Origin, Resolver, Secret, Settings, Valued,
+};
 
 /// What one source (a profile, the environment, the flags) says. Lists of overrides add to those of lower sources; every other
 /// value replaces them.
@@ -37,6 +39,7 @@ pub struct Layer {
     pub force: Option<bool>,
     pub source_date_epoch: Option<i64>,
     pub suppress_chown: Option<bool>,
+    pub fsync: Option<Fsync>,
     pub secret: Vec<Secret>,
     pub report: Option<PathBuf>,
     pub grace: Option<u32>,
@@ -62,7 +65,7 @@ impl Layer {
             ($how:ident: $($field:ident),*) => { $($how(&mut settings.$field, self.$field, || origin(stringify!($field)));)* };
         }
         put!(replace: mode, on_failure, mirror, indexes, official_index, use_official, offline);
-        put!(replace: network, resolver, workdir, dev, grace, backend, exact, leaks, force, suppress_chown);
+        put!(replace: network, resolver, workdir, dev, grace, backend, exact, leaks, force, suppress_chown, fsync);
         put!(add: lay, bind, tmpfs, env, cap_add, cap_drop, secret);
         macro_rules! put_optional {
             ($($field:ident),*) => { $(replace(&mut settings.$field, self.$field.map(Some), || origin(stringify!($field)));)* };

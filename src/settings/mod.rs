@@ -55,6 +55,8 @@ pub enum Mode {
     Commit,
     /// Into an overlay that is thrown away.
     Discard,
+    /// Straight into the image, whatever becomes of the step.
+    Through,
 }
 
 /// What becomes of a transaction whose step failed.
@@ -138,6 +140,16 @@ pub enum Backend {
     Copy,
 }
 
+/// Whether what a step syncs reaches the disk at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fsync {
+    /// As the step asks.
+    On,
+    /// Its calls succeed at once and do nothing; everything is synced once at the end.
+    Off,
+}
+
 /// A file of this machine that the step sees at `/run/secrets/ID` and nobody after it (`--secret ID=FILE`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Secret {
@@ -172,7 +184,7 @@ pub struct Bind {
 /// Everything the user can say about a run, merged.
 #[derive(Debug, Clone, Serialize)]
 pub struct Settings {
-    /// Commit or discard.
+    /// Commit, discard or through.
     pub mode: Valued<Mode>,
     /// After a failed step.
     pub on_failure: Valued<OnFailure>,
@@ -228,6 +240,8 @@ pub struct Settings {
     pub source_date_epoch: Valued<Option<i64>>,
     /// chown(2) succeeds in the step and does nothing.
     pub suppress_chown: Valued<bool>,
+    /// fsync(2) and its kin, in a step that writes straight to the image.
+    pub fsync: Valued<Fsync>,
     /// Secrets of the step.
     pub secret: Valued<Vec<Secret>>,
     /// JSON report file.
@@ -348,6 +362,7 @@ fn defaults(environment: &Environment, home: &Path) -> Settings {
         force: by_default(false),
         source_date_epoch: by_default(None),
         suppress_chown: by_default(false),
+        fsync: by_default(Fsync::On),
         secret: by_default(Vec::new()),
         report: by_default(None),
         grace: by_default(GRACE),

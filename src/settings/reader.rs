@@ -9,7 +9,7 @@ use serde_yaml::Value;
 use super::nearest::nearest;
 use super::{Faults, locate};
 
-const KEYS: [&str; 31] = [
+const KEYS: [&str; 32] = [
     "mode",
     "on_failure",
     "mirror",
@@ -38,6 +38,7 @@ const KEYS: [&str; 31] = [
     "force",
     "source_date_epoch",
     "suppress_chown",
+    "fsync",
     "secret",
     "report",
     "grace",

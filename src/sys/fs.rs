@@ -146,6 +146,18 @@ pub fn open_read(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<OwnedFd> {
         .called(|| format!("openat({}, O_RDONLY)", at(directory, name)))
 }
 
+/// Opens a file that is there for writing; fifos and devices do not block.
+pub fn open_write(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<OwnedFd> {
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, name, flags, Mode::empty())
+        .called(|| format!("openat({}, O_WRONLY)", at(directory, name)))
+}
+
+/// Empties an open file.
+pub fn truncate(file: BorrowedFd<'_>) -> SysResult<()> {
+    rustix::fs::ftruncate(file, 0).called(|| format!("ftruncate([{}], 0)", file.as_raw_fd()))
+}
+
 /// unlinkat for anything but a directory.
 pub fn unlink(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<()> {
     rustix::fs::unlinkat(directory, name, AtFlags::empty()).called(|| format!("unlinkat({})", at(directory, name)))

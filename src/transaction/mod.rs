@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod journal;
 pub mod points;
 pub mod recover;
+pub mod through;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -33,10 +34,10 @@ pub struct Transaction {
     pub state: State,
 }
 
-/// Takes the image's lock: exclusive for what may commit, shared for what is discarded. It goes with the handle, and the
+/// Takes the image's lock: exclusive for what may write to it, shared for what is discarded. It goes with the handle, and the
 /// sandbox's first process holds it too: a step that outlives its runner still counts.
 pub fn lock_image(image: &Image, mode: Mode) -> Result<()> {
-    let exclusive = mode == Mode::Commit;
+    let exclusive = mode != Mode::Discard;
     if fs::try_lock(image.directory(), exclusive).doing(|| format!("cannot lock {}", image.path().display()))? {
         return Ok(());
     }

@@ -5,10 +5,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::journal::{self, Progress};
-use super::{State, Transaction};
+use super::{State, Transaction, points};
 use crate::changes::{commit, discard, orphan, replica};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Image;
+use crate::settings::Mode;
 use crate::sys::fs;
 
 /// What was done with one transaction.
@@ -19,6 +20,8 @@ pub enum Recovered {
     Finished,
     /// An uncommitted transaction was removed.
     Removed,
+    /// What a run that wrote straight to the image had made in it for itself was removed.
+    Cleared,
     /// It is kept on purpose.
     Kept,
     /// Somebody works on it.
@@ -186,6 +189,7 @@ pub fn has_nothing_else(directory: BorrowedFd<'_>) -> Result<bool> {
         replica::TREE,
         b"probe",
         b"tick",
+        points::FILE_NEW,
     ];
     let entries = fs::entries(directory)?;
     Ok(entries.iter().all(|e| known.contains(&&e.name[..]) || super::DIRECTORIES.contains(&&e.name[..])))
@@ -193,6 +197,11 @@ pub fn has_nothing_else(directory: BorrowedFd<'_>) -> Result<bool> {
 
 fn recover_one(path: &Path, image: &Image) -> Result<Recovered> {
     let Some(transaction) = Transaction::take(path)? else { return Ok(Recovered::Busy) };
+    if transaction.state.mode == Mode::Through {
+        transaction.clear(image.directory())?;
+        transaction.remove()?;
+        return Ok(Recovered::Cleared);
+    }
     if let Some(name) = transaction.state.moved_to.clone() {
         return commit::recover_moved(transaction, image, &name);
     }

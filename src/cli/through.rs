@@ -1,0 +1,74 @@
+//! A step that writes straight to the image: `--mode through`.
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use super::common::Prepared;
+use super::run;
+use crate::changes::{Changes, laid};
+use crate::error::{Doing, Fault, Result, refuse};
+use crate::report::Fate;
+use crate::sandbox::{placeholders, scaffold};
+use crate::settings::WhenChanged;
+use crate::sys::fs;
+use crate::sys::signal::Signals;
+use crate::transaction::{self, Transaction};
+
+/// Runs the step. Whatever becomes of it, only what it wrote itself is in the image then.
+pub fn run(prepared: &Prepared, signals: Signals) -> Result<u8> {
+    let Some(storage) = transaction::storage_path(&prepared.plan.storage) else {
+        return refuse(Fault::new("a step that writes straight to the image needs a place for its list on a disk"));
+    };
+    let mut transaction = Transaction::begin(&prepared.image, storage, run::new_state(prepared, None)?)?;
+    if let Err(error) = lay(prepared, &transaction) {
+        transaction.clear(prepared.image.directory())?;
+        transaction.remove()?;
+        return Err(error);
+    }
+    let started = Instant::now();
+    let outcome = run::step(prepared, Some(&mut transaction), signals);
+    let step_seconds = started.elapsed().as_secs_f64();
+    let started = Instant::now();
+    transaction.ended()?;
+    let touched = laid::touched(&transaction)?;
+    transaction.clear(prepared.image.directory())?;
+    transaction.remove()?;
+    let outcome = outcome?;
+    if prepared.plan.suppress_sync {
+        sync(prepared)?;
+    }
+    let of = |wanted: fn(&WhenChanged) -> bool| touched.iter().filter(move |(_, rule)| wanted(rule)).map(|(p, _)| p);
+    if let Some(path) = of(|rule| *rule == WhenChanged::Fail).next() {
+        return refuse(
+            Fault::new(format!("the step changed {path}, which is laid over (when_changed: fail)"))
+                .because("its other writes went straight to the image, where they stay"),
+        );
+    }
+    let dropped = of(|rule| matches!(rule, WhenChanged::Drop | WhenChanged::KeepSymlink)).cloned().collect();
+    let changes = Changes { dropped, ..Changes::default() };
+    run::tell(prepared, &outcome, changes, Fate::Through, None, (step_seconds, started.elapsed().as_secs_f64()))
+}
+
+/// Everything that the step needs besides the image, and last, the mount points in it.
+fn lay(prepared: &Prepared, transaction: &Transaction) -> Result<()> {
+    // A transaction without a state is taken for one that has touched nothing.
+    transaction.state.save_durably(transaction.directory())?;
+    scaffold::build_files(&prepared.plan, transaction.directory())?;
+    laid::date(transaction)?;
+    placeholders::make(&prepared.plan, prepared.image.directory(), Some(transaction.directory())).map(drop)
+}
+
+/// Writes to the disk what the step's own calls did not.
+fn sync(prepared: &Prepared) -> Result<()> {
+    let root = fs::open_dir(prepared.image.directory(), b".")?;
+    fs::syncfs(root.as_fd())
+        .doing(|| {
+            format!(
+                "the kernel could not write all of the step's data in {} to the disk",
+                prepared.image.path().display()
+            )
+        })
+        .hint(|| {
+            "Look for a full or failing disk (`df`, `dmesg | tail`); what the step wrote may be incomplete.".to_owned()
+        })
+}

@@ -1,0 +1,43 @@
+//! A run that writes straight to the image keeps here only what it has to take out of the image again.
+
+use std::os::fd::BorrowedFd;
+
+use super::Transaction;
+use super::points::Points;
+use crate::changes::laid;
+use crate::error::{Doing, Result};
+use crate::sys::fs;
+
+/// Says that the step has ended and what it wrote into its overrides is whole.
+pub const ENDED: &[u8] = b"ended";
+
+impl Transaction {
+    /// Marks the end of the step.
+    pub fn ended(&self) -> Result<()> {
+        drop(fs::create(self.directory(), ENDED, 0o600)?);
+        Ok(())
+    }
+
+    /// Takes out of `root` what the run made there. Can be repeated after a crash at any point.
+    pub fn clear(&self, root: BorrowedFd<'_>) -> Result<()> {
+        self.clear_all(root)
+            .doing(|| format!("cannot take what dropcloth made out of {}", self.state.image.display()))
+            .hint(|| {
+                format!("Remove what stands against it, then run `dropcloth recover {}`.", self.state.image.display())
+            })
+    }
+
+    fn clear_all(&self, root: BorrowedFd<'_>) -> Result<()> {
+        if fs::stat(self.directory(), ENDED)?.is_some() {
+            laid::keep(self, root)?;
+        }
+        if let Some(points) = Points::load(self.directory())? {
+            points.remove(root, Some(self.directory()))?;
+        }
+        // The list goes next: on another file system the disk could lose it before it has what the list stands for.
+        if !self.state.same_file_system {
+            fs::syncfs(root)?;
+        }
+        Ok(())
+    }
+}
