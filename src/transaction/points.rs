@@ -138,7 +138,12 @@ impl Points {
             open.get(path).map_or(Ok(()), |directory| protect(directory.as_fd(), 0, parent.flags))?;
         }
         for point in self.made.iter().rev() {
-            let Some(parent) = open.get(&point.path.parent()) else { continue };
+            // Those in directories that were made, too, are on no list of directories yet when the making was interrupted.
+            let opened = match open.get(&point.path.parent()) {
+                None if self.phase == Phase::Making => fs::open_dir_below(root, point.path.parent().bytes()).ok(),
+                _ => None,
+            };
+            let Some(parent) = open.get(&point.path.parent()).or(opened.as_ref()) else { continue };
             point.remove(parent.as_fd()).doing(|| format!("cannot remove the mount point {}", point.path))?;
         }
         self.restore(&open)
