@@ -181,6 +181,25 @@ pub enum Verb {
         #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<OsString>,
     },
+    /// Lay what a step would see (overrides, mirror, binds) into an image, for a framework that enters it itself; in the mount
+    /// namespace of the caller, until `detach`
+    Attach {
+        /// As for `run`.
+        #[command(flatten)]
+        flags: Box<Flags>,
+        /// The image
+        #[arg(value_name = "ROOT")]
+        root: PathBuf,
+    },
+    /// Take away what `attach` made; nothing attached is no error
+    Detach {
+        /// Where `attach` kept its list
+        #[arg(long, value_name = "DIR")]
+        scratch: Option<PathBuf>,
+        /// The image
+        #[arg(value_name = "ROOT")]
+        root: PathBuf,
+    },
     /// Finish interrupted commits and remove what killed runs left
     Recover {
         /// Where the run kept its transaction

@@ -26,6 +26,12 @@ pub fn find_on(image: Option<&Path>, what: &str) -> Result<Transaction> {
         return Ok(transaction);
     }
     let image = transaction.state.image.display();
+    if transaction.state.attached {
+        return refuse(
+            Fault::new(format!("{what} is what is attached to {image}, and nothing that could be committed"))
+                .hint(format!("`dropcloth detach {image}` takes it away.")),
+        );
+    }
     refuse(
         Fault::new(format!("{what} holds what a killed run has made in {image}, and nothing that could be committed"))
             .hint(format!("`dropcloth recover {image}` takes it out of the image.")),

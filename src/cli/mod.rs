@@ -1,6 +1,7 @@
 //! The command line: one thin file a verb.
 
 pub mod args;
+pub mod attach;
 pub mod capture;
 pub mod check;
 pub mod chroot;
@@ -44,7 +45,9 @@ pub fn main() -> Result<u8> {
         }
     };
     log_to_stderr(cli.verbose);
-    if !matches!(cli.verb, Verb::Completions { .. } | Verb::Man | Verb::Doctor { .. }) {
+    let stays = matches!(cli.verb, Verb::Completions { .. } | Verb::Man | Verb::Doctor { .. });
+    // What is mounted in a namespace of our own nobody would see.
+    if !stays && !matches!(cli.verb, Verb::Attach { .. } | Verb::Detach { .. }) {
         userns::enter(cli.map)?;
     }
     match &cli.verb {
@@ -61,6 +64,8 @@ pub fn main() -> Result<u8> {
         Verb::Discard { id } => kept::discard(&cli, id),
         Verb::Commit { flags, id } => kept::commit(&cli, id, flags),
         Verb::List { root, json } => list::list(&cli, root.as_deref(), *json),
+        Verb::Attach { flags, root } => attach::attach(&cli, flags, root),
+        Verb::Detach { scratch, root } => attach::detach(&cli, scratch.as_deref(), root),
         Verb::Recover { scratch, root } => recover::recover(&cli, scratch.as_deref(), root.as_deref()),
         Verb::Doctor { root, json } => doctor::doctor(root.as_deref(), cli.map, *json),
         Verb::Unpack { tarball, directory } => unpack::unpack(tarball, directory),

@@ -31,7 +31,7 @@ pub fn recover(_cli: &Cli, scratch: Option<&Path>, root: Option<&Path>) -> Resul
                 recover::Recovered::Finished => "finished the interrupted commit",
                 recover::Recovered::Removed => "removed the uncommitted transaction",
                 recover::Recovered::Cleared => "took out of the image what a killed run had made in it, and removed",
-                recover::Recovered::Kept => "left the kept transaction",
+                recover::Recovered::Kept => "left the transaction that is kept or attached,",
                 recover::Recovered::Busy => "left the running transaction",
             };
             common::say(&format!("{text} {}", path.display()));

@@ -112,6 +112,7 @@ pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
         same_file_system: false,
         mode: plan.mode,
         kept: false,
+        attached: false,
         name: name.map(str::to_owned),
         pid: std::process::id(),
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),

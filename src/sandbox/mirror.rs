@@ -2,6 +2,10 @@
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::CWD;
 
 use crate::error::Result;
 use crate::image::Inside;
@@ -22,13 +26,27 @@ pub fn completed(bound: &OwnedFd, pages: &Pages, target: BorrowedFd<'_>) -> Resu
     mount::attach(above.as_fd(), target)?;
     mount::attach(bound.as_fd(), target)?;
     let (above, mirror) = (fs::open_dir(above.as_fd(), b".")?, fs::open_dir(bound.as_fd(), b".")?);
-    match overlay(above.as_fd(), mirror.as_fd()) {
-        Ok(merged) => Ok(Some(merged)),
+    Ok(merged(above.as_fd(), mirror.as_fd()))
+}
+
+/// The same where the layers can be directories of the host: the pages are written into `transaction`.
+pub fn completed_by(mirror: &Path, pages: &Pages, transaction: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    fs::mkdir(transaction, b"pages", 0o755)?;
+    fs::chmod(transaction, b"pages", 0o755)?;
+    let above = fs::open_dir(transaction, b"pages")?;
+    write(pages, above.as_fd())?;
+    let mirror = fs::open_dir(CWD, mirror.as_os_str().as_bytes())?;
+    Ok(merged(above.as_fd(), mirror.as_fd()))
+}
+
+fn merged(above: BorrowedFd<'_>, mirror: BorrowedFd<'_>) -> Option<OwnedFd> {
+    match overlay(above, mirror) {
+        Ok(merged) => Some(merged),
         Err(error) => {
             log::warn!(
                 "the mirror lacks pages, and they cannot be laid over it ({error}): `dropcloth mirror index` writes them into it"
             );
-            Ok(None)
+            None
         }
     }
 }
@@ -52,11 +70,15 @@ fn tmpfs_of(pages: &Pages) -> Result<OwnedFd> {
     context.set("source", "pages")?;
     context.set("mode", "0755")?;
     let mounted = context.mount(Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOSUID)?;
-    let root = fs::open_dir(mounted.as_fd(), b".")?;
+    write(pages, fs::open_dir(mounted.as_fd(), b".")?.as_fd())?;
+    Ok(mounted)
+}
+
+fn write(pages: &Pages, root: BorrowedFd<'_>) -> Result<()> {
     for (path, text) in pages {
         let Some(path) = Inside::lexical(path) else { continue };
         let Some((parent, name)) = path.split() else { continue };
-        let mut directory = fs::open_dir(root.as_fd(), b".")?;
+        let mut directory = fs::open_dir(root, b".")?;
         for component in parent.components() {
             fs::mkdir_if_missing(directory.as_fd(), component, 0o755)?;
             fs::chmod(directory.as_fd(), component, 0o755)?;
@@ -66,5 +88,5 @@ fn tmpfs_of(pages: &Pages) -> Result<OwnedFd> {
         fs::fchmod(file.as_fd(), 0o644)?;
         std::fs::File::from(file).write_all(text.as_bytes())?;
     }
-    Ok(mounted)
+    Ok(())
 }

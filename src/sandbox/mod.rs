@@ -4,6 +4,7 @@
 //! supervisor ── clone3(mount, pid, ipc, uts[, net]) ──► init (pid 1): enter(), then waits ── fork ──► step
 //! ```
 
+pub mod attach;
 pub mod dev;
 pub mod exec;
 pub mod init;

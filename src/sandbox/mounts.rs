@@ -29,6 +29,13 @@ pub struct Sources {
     devices: dev::Devices,
 }
 
+impl Sources {
+    /// The mounts of the plan, in its order.
+    pub fn into_mounts(self) -> Vec<Option<OwnedFd>> {
+        self.mounts
+    }
+}
+
 /// Opens everything of the host that the plan mounts.
 pub fn open_sources(plan: &Plan, image: &Image, secrets: &[Secret]) -> Result<Sources> {
     let mut mounts = Vec::with_capacity(plan.mounts.len());
@@ -158,7 +165,8 @@ pub fn bound_override(plan: &Plan, scaffold: BorrowedFd<'_>, path: &Inside) -> R
     Ok(file)
 }
 
-fn place(root: BorrowedFd<'_>, path: &Inside) -> Result<OwnedFd> {
+/// Opens a path of a root without following a link.
+pub fn place(root: BorrowedFd<'_>, path: &Inside) -> Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     fs::openat2(root, path.bytes(), OFlags::PATH | OFlags::NOFOLLOW, resolve)
         .doing(|| format!("cannot open {path} to lay a file over it"))
@@ -266,9 +274,7 @@ pub fn make_all(
             (_, Some(source)) => source,
             (Mount::Proc, None) => proc_or_outer(plan).doing(doing)?,
             (Mount::Sys, None) => sys_or_outer(plan).doing(doing)?,
-            (Mount::Tmpfs, None) => {
-                dev::tmpfs("1777", Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOSUID).doing(doing)?
-            }
+            (Mount::Tmpfs, None) => tmpfs().doing(doing)?,
             (_, None) => dev::tmpfs("0755", Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOSUID).doing(doing)?,
         };
         mount::attach(mounted.as_fd(), target.as_fd()).doing(doing)?;
@@ -280,6 +286,11 @@ pub fn make_all(
         }
     }
     Ok(terminal)
+}
+
+/// An empty tmpfs as for /tmp.
+pub fn tmpfs() -> SysResult<OwnedFd> {
+    dev::tmpfs("1777", Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOSUID)
 }
 
 /// The mount point: its links were resolved in the plan, so a link now is a race and is refused.

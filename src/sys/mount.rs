@@ -99,6 +99,15 @@ pub fn clone_mount(source: BorrowedFd<'_>, recursive: bool) -> SysResult<OwnedFd
 /// Sets `attributes` on a mount, and on those below it when `recursive`.
 pub fn set_attributes(mount: BorrowedFd<'_>, attributes: Attr, recursive: bool) -> SysResult<()> {
     let value = libc::mount_attr { attr_set: u64::from(attributes.bits()), attr_clr: 0, propagation: 0, userns_fd: 0 };
+    set_attr(mount, &value, recursive, || format!("mount_setattr([{}], {attributes:?})", mount.as_raw_fd()))
+}
+
+fn set_attr(
+    mount: BorrowedFd<'_>,
+    value: &libc::mount_attr,
+    recursive: bool,
+    call: impl FnOnce() -> String,
+) -> SysResult<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the descriptor is borrowed for the call, the path is a NUL-terminated literal and `value` outlives the call
     // with its own size given.
@@ -108,11 +117,32 @@ pub fn set_attributes(mount: BorrowedFd<'_>, attributes: Attr, recursive: bool) 
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const value,
+            std::ptr::from_ref(value),
             size_of::<libc::mount_attr>(),
         )
     };
-    check(result, || format!("mount_setattr([{}], {attributes:?})", mount.as_raw_fd())).map(drop)
+    check(result, call).map(drop)
+}
+
+/// Makes a mount and those below it private: what happens to it is not done to the mounts that it was cloned from.
+pub fn make_private(mount: BorrowedFd<'_>) -> SysResult<()> {
+    let value = libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    set_attr(mount, &value, true, || format!("mount_setattr([{}], MS_PRIVATE)", mount.as_raw_fd()))
+}
+
+/// Whether `file` is open on the root of a mount, statx(2).
+pub fn is_root(file: BorrowedFd<'_>) -> SysResult<bool> {
+    use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
+    let stat = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
+        .called(|| format!("statx([{}])", file.as_raw_fd()))?;
+    Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// Takes away the mount on whose root `root` is open, also when it is in use.
+pub fn unmount(root: BorrowedFd<'_>) -> SysResult<()> {
+    // umount2(2) takes no descriptor; its magic link leads to this very mount, whatever its path leads to meanwhile.
+    let link = format!("/proc/self/fd/{}", root.as_raw_fd());
+    rustix::mount::unmount(&*link, UnmountFlags::DETACH).called(|| format!("umount2({link:?}, MNT_DETACH)"))
 }
 
 /// Makes every mount of this namespace private, so that nothing done here is seen outside and the other way round.

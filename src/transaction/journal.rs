@@ -48,6 +48,9 @@ pub struct State {
     /// Its name, when it was begun by name.
     #[serde(default)]
     pub name: Option<String>,
+    /// It belongs to `attach`, and stays until `detach`; `kept` says that the first is complete.
+    #[serde(default)]
+    pub attached: bool,
     /// Process id of the runner, for people.
     pub pid: u32,
     /// Seconds since 1970 when it began.
@@ -177,6 +180,7 @@ impl State {
             mode: Mode::Discard,
             kept: false,
             name: None,
+            attached: false,
             pid: 0,
             started: 0,
             policy: Policy::default(),

@@ -37,7 +37,7 @@ pub struct Listed {
     pub path: PathBuf,
     /// The image's path.
     pub image: PathBuf,
-    /// `running`, `kept`, `interrupted commit` or `left behind`.
+    /// `running`, `attached`, `kept`, `interrupted commit` or `left behind`.
     pub status: String,
     /// Process id of its runner.
     pub pid: u32,
@@ -74,6 +74,7 @@ pub fn list(places: &[PathBuf], image: Option<&Image>) -> Result<Vec<Listed>> {
         }
         let status = match Transaction::take(&path) {
             Ok(None) => "running",
+            Ok(Some(_)) if state.attached => "attached",
             Ok(Some(_)) if state.kept => "kept",
             Ok(Some(t)) if !matches!(journal::progress(t.directory()), Ok(Progress::Open)) => "interrupted commit",
             Ok(Some(_)) => "left behind",
@@ -197,6 +198,9 @@ pub fn has_nothing_else(directory: BorrowedFd<'_>) -> Result<bool> {
 
 fn recover_one(path: &Path, image: &Image) -> Result<Recovered> {
     let Some(transaction) = Transaction::take(path)? else { return Ok(Recovered::Busy) };
+    if transaction.state.attached {
+        return Ok(Recovered::Kept);
+    }
     if transaction.state.mode == Mode::Through {
         transaction.clear(image.directory())?;
         transaction.remove()?;
@@ -226,6 +230,13 @@ fn recover_one(path: &Path, image: &Image) -> Result<Recovered> {
             Ok(Recovered::Removed)
         }
     }
+}
+
+/// What is attached to `image`, or, when that is gone, what was attached at `path`.
+pub fn attached(places: &[PathBuf], image: Option<&Image>, path: &Path) -> Result<Option<Transaction>> {
+    let found =
+        list(places, image)?.into_iter().find(|t| t.status == "attached" && (image.is_some() || t.image == path));
+    found.map(|t| take(&t.path)).transpose()
 }
 
 /// Finds one transaction: by its id in `places`, by its directory, or as the only one of the image `what` names.

@@ -14,8 +14,10 @@ pub const ENDED: &[u8] = b"ended";
 impl Transaction {
     /// Marks the end of the step.
     pub fn ended(&self) -> Result<()> {
-        drop(fs::create(self.directory(), ENDED, 0o600)?);
-        Ok(())
+        match fs::create(self.directory(), ENDED, 0o600) {
+            Err(error) if error.errno != libc::EEXIST => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Takes out of `root` what the run made there. Can be repeated after a crash at any point.
