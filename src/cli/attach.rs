@@ -12,7 +12,7 @@ use crate::host;
 use crate::image::Image;
 use crate::sandbox::attach::{self, Attached};
 use crate::sandbox::{hold_signals, placeholders, scaffold};
-use crate::settings::{Flags, Mode, WhenChanged};
+use crate::settings::{Flags, Mode, Network, WhenChanged};
 use crate::sys::{fs, mount};
 use crate::transaction::{self, Transaction, recover};
 
@@ -44,6 +44,9 @@ pub fn attach(cli: &Cli, flags: &Flags, root: &Path) -> Result<u8> {
     transaction::lock_image(&prepared.image, Mode::Through)?;
     prepared.plan.mounts.retain(|wish| attach::concerns(&wish.mount));
     prepared.read_inputs()?;
+    if prepared.plan.network == Network::None {
+        log::warn!("note: whoever enters the image keeps his network; --offline only takes the network's indexes away");
+    }
     prepared.plan.notes.iter().for_each(|note| log::warn!("note: {note}"));
     run::sweep(&prepared)?;
     lay(&prepared)?;
@@ -108,6 +111,8 @@ pub fn detach(_cli: &Cli, scratch: Option<&Path>, root: &Path) -> Result<u8> {
         }
         None => say(&format!("nothing is attached to {}", image.path().display())),
     }
+    // What was killed in its first or last moments is attached to nothing.
+    run::sweep_in(&places, &image)?;
     drop(signals);
     Ok(0)
 }

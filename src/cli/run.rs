@@ -1,6 +1,7 @@
 //! `dropcloth run` and `dropcloth shell`: one step, from settings to report.
 
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::args::{Cli, RunArguments};
@@ -11,6 +12,7 @@ use crate::changes::gate::{self, Rules};
 use crate::changes::leaks::{self, Needle};
 use crate::changes::{Changes, Policy, commit, replica};
 use crate::error::{Doing, Fault, Result, refuse};
+use crate::image::Image;
 use crate::plan::{Content, Entry, Plan, describe, traces};
 use crate::report::{self, Fate, Report};
 use crate::sandbox::{self, Outcome, placeholders, scaffold};
@@ -57,7 +59,12 @@ pub fn sweep(prepared: &Prepared) -> Result<()> {
     }
     let scratch = prepared.settings.scratch.value.as_deref();
     let places = transaction::places(prepared.image.path(), &prepared.host.state, scratch);
-    for (path, what) in recover::recover(&places, &prepared.image)? {
+    sweep_in(&places, &prepared.image)
+}
+
+/// The same in these places.
+pub fn sweep_in(places: &[PathBuf], image: &Image) -> Result<()> {
+    for (path, what) in recover::recover(places, image)? {
         match what {
             recover::Recovered::Finished => log::warn!("finished the interrupted commit {}", path.display()),
             recover::Recovered::Removed => log::warn!("removed the dead transaction {}", path.display()),
