@@ -192,7 +192,7 @@ pub fn build(settings: &Settings, host: &Host, survey: &Survey, command: &[OsStr
     }
     notes.extend(single(settings, host));
     notes.extend(backend_reason.clone().filter(|_| backend == Some(Backend::Copy)));
-    notes.extend(unsynced(settings, through));
+    notes.extend(without_effect(settings, through));
     let mut scaffold = Scaffold::new(survey);
     layers::lay(&mut scaffold, settings, host, survey, python.as_ref(), network, &mut faults, &mut notes);
     let mounts = mounts::plan(&mut scaffold, settings, host, survey, python.as_ref(), &mut faults, &mut notes);
@@ -305,10 +305,18 @@ fn single(settings: &Settings, host: &Host) -> Option<String> {
     ))
 }
 
-fn unsynced(settings: &Settings, through: bool) -> Option<String> {
-    (settings.fsync.value == Fsync::Off && !through).then(|| {
-        "--fsync off is for --mode through; what a step writes elsewhere is synced when it is committed.".to_owned()
-    })
+/// What settings do not do in this mode.
+fn without_effect(settings: &Settings, through: bool) -> Option<String> {
+    let note = match through {
+        true if settings.source_date_epoch.value.is_some() => {
+            "With --mode through the step sees SOURCE_DATE_EPOCH, and the times of what it writes are as it leaves them."
+        }
+        false if settings.fsync.value == Fsync::Off => {
+            "--fsync off is for --mode through; what a step writes elsewhere is synced when it is committed."
+        }
+        _ => return None,
+    };
+    Some(note.to_owned())
 }
 
 /// An image made in another namespace belongs to whoever was root there: `mmdebstrap --mode=unshare` makes it of the first
