@@ -101,7 +101,9 @@ fn every_override_wins_inside_and_is_never_in_the_image() {
     assert_code(&seen, 0);
     let text = stdout(&seen);
     assert!(
-        text.contains("install.index-url='file:///tmp/pypi'") && text.contains("index_url = file:///tmp/pypi"),
+        text.contains("install.no-index='true'")
+            && text.contains("install.find-links='file:///tmp/pypi/links.html'")
+            && text.contains("index_url = file:///tmp/pypi"),
         "{text}"
     );
     assert!(!text.contains("invalid"), "{text}");
