@@ -214,62 +214,83 @@ print('timeout', int(d.timeout))
 /// Files of an image, variables of the caller.
 type Case = (&'static [(&'static str, &'static str)], &'static [(&'static str, &'static str)]);
 
-#[test]
-fn explain_says_what_pip_says_by_chroot_and_with_dropcloth() {
-    needs_root!();
-    let field = field_of_its_own();
-    mirror(&field, &[Package::wheel("app", "1.0")]);
-    let cases: [Case; 6] = [
-        (&[], &[]),
-        (
-            &[
-                ("etc/pip.conf", "[install]\nindex-url=http://corp/\n"),
-                (
-                    "root/.config/pip/pip.conf",
-                    "[global]\nindex-url=http://user/\nextra-index-url=\n  http://x/\n  http://y/\n",
-                ),
-            ],
-            &[],
-        ),
-        (
-            &[
-                ("etc/xdg/pip/pip.conf", "[global]\nfind-links=/a /b\n"),
-                ("root/.pip/pip.conf", "[global]\nfind-links=\n"),
-            ],
-            &[],
-        ),
-        (&[("usr/pip.conf", "[global]\nno-index=true\n[download]\nindex-url=http://no/\n")], &[("PIP_TIMEOUT", "7")]),
-        (
-            &[("other.conf", "[global]\nindex-url=http://named/\n"), ("root/.pip/pip.conf", "[global]\ntimeout=3\n")],
-            &[("PIP_CONFIG_FILE", "/other.conf")],
-        ),
-        (
-            &[("etc/pip.conf", "[global]\nindex-url=http://etc/\n")],
-            &[("PIP_INDEX_URL", "http://env/"), ("PIP_EXTRA_INDEX_URL", "")],
-        ),
-    ];
-    for (files, variables) in cases {
-        for (path, text) in files {
-            let path = field.root.join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
+mod as_root {
+    use super::*;
+
+    #[test]
+    fn explain_says_what_pip_says_by_chroot_and_with_dropcloth() {
+        needs_root!();
+        let field = field_of_its_own();
+        mirror(&field, &[Package::wheel("app", "1.0")]);
+        let cases: [Case; 6] = [
+            (&[], &[]),
+            (
+                &[
+                    ("etc/pip.conf", "[install]\nindex-url=http://corp/\n"),
+                    (
+                        "root/.config/pip/pip.conf",
+                        "[global]\nindex-url=http://user/\nextra-index-url=\n  http://x/\n  http://y/\n",
+                    ),
+                ],
+                &[],
+            ),
+            (
+                &[
+                    ("etc/xdg/pip/pip.conf", "[global]\nfind-links=/a /b\n"),
+                    ("root/.pip/pip.conf", "[global]\nfind-links=\n"),
+                ],
+                &[],
+            ),
+            (
+                &[("usr/pip.conf", "[global]\nno-index=true\n[download]\nindex-url=http://no/\n")],
+                &[("PIP_TIMEOUT", "7")],
+            ),
+            (
+                &[
+                    ("other.conf", "[global]\nindex-url=http://named/\n"),
+                    ("root/.pip/pip.conf", "[global]\ntimeout=3\n"),
+                ],
+                &[("PIP_CONFIG_FILE", "/other.conf")],
+            ),
+            (
+                &[("etc/pip.conf", "[global]\nindex-url=http://etc/\n")],
+                &[("PIP_INDEX_URL", "http://env/"), ("PIP_EXTRA_INDEX_URL", "")],
+            ),
+        ];
+        for (files, variables) in cases {
+            for (path, text) in files {
+                let path = field.root.join(path);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, text).unwrap();
+            }
+            let mirror = field.file("mirror");
+            let explain = ["explain", "--json", "--offline", "--mirror", &mirror, "./rootfs", "pip"];
+            let explained = field.dropcloth(explain).envs(variables.iter().copied()).output().unwrap();
+            assert_code(&explained, 0);
+            let explained: serde_json::Value = serde_json::from_slice(&explained.stdout).unwrap();
+            let mut chroot = std::process::Command::new("/usr/sbin/chroot");
+            chroot.arg(&field.root).args(["/usr/bin/python3", "-c", ASK_PIP]).env_clear().env("HOME", "/root");
+            let by_chroot = chroot.envs(variables.iter().copied()).output().unwrap();
+            let with = [
+                "run",
+                "--mode",
+                "discard",
+                "--offline",
+                "--mirror",
+                &mirror,
+                "./rootfs",
+                "--",
+                "python3",
+                "-c",
+                ASK_PIP,
+            ];
+            let with = field.dropcloth(with).output().unwrap();
+            for (side, real) in [("without", by_chroot), ("with", with)] {
+                assert_code(&real, 0);
+                compare(&explained["tools"][0][side], &stdout(&real), &format!("{side} {files:?} {variables:?}"));
+            }
+            files.iter().for_each(|(path, _)| std::fs::remove_file(field.root.join(path)).unwrap());
         }
-        let mirror = field.file("mirror");
-        let explain = ["explain", "--json", "--offline", "--mirror", &mirror, "./rootfs", "pip"];
-        let explained = field.dropcloth(explain).envs(variables.iter().copied()).output().unwrap();
-        assert_code(&explained, 0);
-        let explained: serde_json::Value = serde_json::from_slice(&explained.stdout).unwrap();
-        let mut chroot = std::process::Command::new("/usr/sbin/chroot");
-        chroot.arg(&field.root).args(["/usr/bin/python3", "-c", ASK_PIP]).env_clear().env("HOME", "/root");
-        let by_chroot = chroot.envs(variables.iter().copied()).output().unwrap();
-        let with =
-            ["run", "--mode", "discard", "--offline", "--mirror", &mirror, "./rootfs", "--", "python3", "-c", ASK_PIP];
-        let with = field.dropcloth(with).output().unwrap();
-        for (side, real) in [("without", by_chroot), ("with", with)] {
-            assert_code(&real, 0);
-            compare(&explained["tools"][0][side], &stdout(&real), &format!("{side} {files:?} {variables:?}"));
-        }
-        files.iter().for_each(|(path, _)| std::fs::remove_file(field.root.join(path)).unwrap());
     }
 }
 

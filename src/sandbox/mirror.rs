@@ -2,10 +2,7 @@
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-
-use rustix::fs::CWD;
 
 use crate::error::Result;
 use crate::image::Inside;
@@ -35,7 +32,8 @@ pub fn completed_by(mirror: &Path, pages: &Pages, transaction: BorrowedFd<'_>) -
     fs::chmod(transaction, b"pages", 0o755)?;
     let above = fs::open_dir(transaction, b"pages")?;
     write(pages, above.as_fd())?;
-    let mirror = fs::open_dir(CWD, mirror.as_os_str().as_bytes())?;
+    // Its path may be a link, as that of any host directory.
+    let mirror = fs::open_dir(mount::open_path(mirror)?.as_fd(), b".")?;
     Ok(merged(above.as_fd(), mirror.as_fd()))
 }
 
