@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use super::mirror::arguments::MirrorVerb;
 use super::userns::Map;
 use crate::settings::Flags;
 use crate::settings::flags::CommitFlags;
@@ -123,6 +124,12 @@ pub enum Verb {
     /// Ask the image's own pip what it would install and from where: every package with its index, what the mirrors lack, names
     /// that another index has too, lines that lead past the mirrors; 0: all is well, 1: it is not
     Check(CheckArguments),
+    /// Make, index, serve and verify mirrors
+    Mirror {
+        /// What.
+        #[command(subcommand)]
+        verb: MirrorVerb,
+    },
     /// Open a transaction by name, for several steps: `run --in NAME`, then `commit NAME` or `discard NAME`
     Begin {
         /// Settings that say where it is kept.
@@ -240,6 +247,19 @@ pub enum Verb {
     },
     /// Print the manual page
     Man,
+}
+
+impl Verb {
+    /// Whether it works on images: those of an ordinary user have owners that are his only in a namespace.
+    pub fn needs_image(&self) -> bool {
+        match self {
+            Verb::Completions { .. } | Verb::Man | Verb::Doctor { .. } => false,
+            // What is mounted in a namespace of our own nobody would see.
+            Verb::Attach { .. } | Verb::Detach { .. } => false,
+            Verb::Mirror { verb } => verb.needs_image(),
+            _ => true,
+        }
+    }
 }
 
 #[cfg(test)]

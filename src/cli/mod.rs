@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod explain;
 pub mod kept;
 pub mod list;
+pub mod mirror;
 pub mod named;
 pub mod plan;
 pub mod recover;
@@ -45,9 +46,7 @@ pub fn main() -> Result<u8> {
         }
     };
     log_to_stderr(cli.verbose);
-    let stays = matches!(cli.verb, Verb::Completions { .. } | Verb::Man | Verb::Doctor { .. });
-    // What is mounted in a namespace of our own nobody would see.
-    if !stays && !matches!(cli.verb, Verb::Attach { .. } | Verb::Detach { .. }) {
+    if cli.verb.needs_image() {
         userns::enter(cli.map)?;
     }
     match &cli.verb {
@@ -59,6 +58,7 @@ pub fn main() -> Result<u8> {
         Verb::Plan { arguments, json } => plan::plan(&cli, arguments, *json),
         Verb::Explain { flags, root, tools, json } => explain::explain(&cli, flags, root, tools, *json),
         Verb::Check(arguments) => check::check(&cli, arguments),
+        Verb::Mirror { verb } => mirror::mirror(&cli, verb),
         Verb::Wrap { flags, command } => wrap::wrap(&cli, flags, command),
         Verb::Changes { id, diff, json } => kept::changes(&cli, id, *diff, *json),
         Verb::Discard { id } => kept::discard(&cli, id),

@@ -1,7 +1,10 @@
 //! Mirrors on the disk and on the network: what is in them, and a view of one by http.
 
 pub mod artifact;
+pub mod index;
 pub mod layout;
+pub mod parallel;
+pub mod replace;
 pub mod serve;
 pub mod source;
 pub mod synthesise;

@@ -1,0 +1,58 @@
+//! `dropcloth mirror`: indexes, serves, verifies and builds mirrors.
+
+pub mod arguments;
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::Path;
+
+use self::arguments::MirrorVerb;
+use super::args::Cli;
+use super::common::say;
+use crate::error::{Doing, Result};
+use crate::mirror::{index, layout, serve};
+
+/// Does what the verb says. Returns the exit status.
+pub fn mirror(_cli: &Cli, verb: &MirrorVerb) -> Result<u8> {
+    match verb {
+        MirrorVerb::Index { directory } => indexed(directory),
+        MirrorVerb::Serve { directory, listen } => served(directory, listen),
+    }
+}
+
+/// 0: all of it is in the index; 1: something is not what its name says.
+fn indexed(directory: &Path) -> Result<u8> {
+    let summary = index::index(directory)?;
+    summary.notes.iter().for_each(|note| say(&format!("note: {note}")));
+    for (place, why) in &summary.left_out {
+        say(&format!("left out: {place}: {why}"));
+    }
+    say(&summary.to_string());
+    Ok(u8::from(!summary.left_out.is_empty()))
+}
+
+fn served(directory: &Path, listen: &str) -> Result<u8> {
+    let doing = || format!("cannot serve {}", directory.display());
+    let root = crate::sys::mount::open_path(directory).doing(doing)?;
+    let root = crate::sys::fs::open_dir(std::os::fd::AsFd::as_fd(&root), b".")
+        .doing(doing)
+        .hint(|| "Name the directory of a mirror.")?;
+    let listener = TcpListener::bind(listen)
+        .doing(|| format!("cannot listen at {listen}"))
+        .hint(|| "Name another address or port, such as --listen 127.0.0.1:0 for any free one.")?;
+    let address = listener.local_addr().doing(doing)?;
+    if layout::look(directory).is_some_and(|layout| layout.missing_pages) {
+        say(&format!(
+            "note: pages are missing, and installers will not find all files: `dropcloth mirror index {}`",
+            directory.display()
+        ));
+    }
+    if !address.ip().is_loopback() {
+        say("note: whoever reaches this address can read the mirror");
+    }
+    let mut out = std::io::stdout();
+    writeln!(out, "http://{address}/simple/")?;
+    out.flush()?;
+    serve::serve(listener, root)?;
+    Ok(0)
+}
