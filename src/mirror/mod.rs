@@ -8,3 +8,4 @@ pub mod replace;
 pub mod serve;
 pub mod source;
 pub mod synthesise;
+pub mod verify;

@@ -23,6 +23,18 @@ pub enum MirrorVerb {
         #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:3141")]
         listen: String,
     },
+    /// Read a whole mirror and name what is broken, for which installer, and what mends it; 0: nothing is, 1: something is
+    Verify {
+        /// The mirror
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// A file of requirements that it should satisfy, dependencies and build requirements included
+        #[arg(short = 'r', long = "requirement", value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 impl MirrorVerb {

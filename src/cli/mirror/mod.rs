@@ -4,19 +4,21 @@ pub mod arguments;
 
 use std::io::Write;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use self::arguments::MirrorVerb;
 use super::args::Cli;
 use super::common::say;
 use crate::error::{Doing, Result};
-use crate::mirror::{index, layout, serve};
+use crate::mirror::{index, layout, serve, verify};
+use crate::pypi::requirements;
 
 /// Does what the verb says. Returns the exit status.
 pub fn mirror(_cli: &Cli, verb: &MirrorVerb) -> Result<u8> {
     match verb {
         MirrorVerb::Index { directory } => indexed(directory),
         MirrorVerb::Serve { directory, listen } => served(directory, listen),
+        MirrorVerb::Verify { directory, files, json } => verified(directory, files, *json),
     }
 }
 
@@ -55,4 +57,20 @@ fn served(directory: &Path, listen: &str) -> Result<u8> {
     out.flush()?;
     serve::serve(listener, root)?;
     Ok(0)
+}
+
+fn verified(directory: &Path, files: &[PathBuf], json: bool) -> Result<u8> {
+    crate::sys::signal::default_sigpipe();
+    let mut wanted = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(file).doing(|| format!("cannot read {}", file.display()))?;
+        wanted.extend(requirements::parse(&text));
+    }
+    let report = verify::verify(directory, &wanted)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", report.text(directory));
+    }
+    Ok(u8::from(!report.is_good()))
 }
