@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use self::arguments::MirrorVerb;
 use super::args::Cli;
 use super::common::say;
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Fault, Result, refuse};
 use crate::mirror::{index, layout, serve, verify};
 use crate::pypi::requirements;
 
@@ -35,10 +35,10 @@ fn indexed(directory: &Path) -> Result<u8> {
 
 fn served(directory: &Path, listen: &str) -> Result<u8> {
     let doing = || format!("cannot serve {}", directory.display());
-    let root = crate::sys::mount::open_path(directory).doing(doing)?;
-    let root = crate::sys::fs::open_dir(std::os::fd::AsFd::as_fd(&root), b".")
-        .doing(doing)
-        .hint(|| "Name the directory of a mirror.")?;
+    if !directory.is_dir() {
+        return refuse(Fault::new(doing()).because("it is no directory").hint("Name the directory of a mirror."));
+    }
+    let root = std::fs::File::open(directory).doing(doing)?;
     let listener = TcpListener::bind(listen)
         .doing(|| format!("cannot listen at {listen}"))
         .hint(|| "Name another address or port, such as --listen 127.0.0.1:0 for any free one.")?;
@@ -55,7 +55,7 @@ fn served(directory: &Path, listen: &str) -> Result<u8> {
     let mut out = std::io::stdout();
     writeln!(out, "http://{address}/simple/")?;
     out.flush()?;
-    serve::serve(listener, root)?;
+    serve::serve(listener, root.into())?;
     Ok(0)
 }
 

@@ -1,9 +1,12 @@
 //! Every file of a mirror read once: its hash, and what it says of itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::Path;
 
-use sha2::{Digest, Sha384, Sha512};
+use md5::Md5;
+use sha1::Sha1;
+use sha2::{Digest, Sha224, Sha384, Sha512};
 
 use crate::mirror::artifact::{self, Inside};
 use crate::mirror::parallel;
@@ -64,13 +67,27 @@ fn other_name(file: &str, inside: &Inside) -> Option<String> {
     (!same).then(|| format!("its metadata say {} {}", metadata.name, metadata.version))
 }
 
-/// A digest of the file at `path`; `None`: of an algorithm that is not computed here.
+/// A digest of the file at `path`, lower case hex; `None`: of an algorithm that is not computed here.
 pub fn digest(path: &Path, algorithm: &str, inspected: &Inspected) -> Option<String> {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     match algorithm {
         "sha256" => Some(inspected.sha256.clone()),
-        "sha384" => Some(hex(&Sha384::digest(std::fs::read(path).ok()?))),
-        "sha512" => Some(hex(&Sha512::digest(std::fs::read(path).ok()?))),
+        "md5" => of::<Md5>(path),
+        "sha1" => of::<Sha1>(path),
+        "sha224" => of::<Sha224>(path),
+        "sha384" => of::<Sha384>(path),
+        "sha512" => of::<Sha512>(path),
         _ => None,
+    }
+}
+
+fn of<D: Digest>(path: &Path) -> Option<String> {
+    let mut file = std::fs::File::open(path).ok()?;
+    let mut hasher = D::new();
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match file.read(&mut buffer).ok()? {
+            0 => return Some(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            length => hasher.update(&buffer[..length]),
+        }
     }
 }

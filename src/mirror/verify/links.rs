@@ -146,7 +146,7 @@ fn one(
         }
         // By JSON installers choose among the hashes; in a fragment there is one.
         if !OF_UV.contains(&algorithm.as_str()) && !page.place.ends_with(".json") {
-            let what = format!("uv rejects a page with {algorithm}, and pip does not check it");
+            let what = format!("uv rejects a page with {algorithm}");
             found.push(finding(place, Kind::UnknownHash, what, &[Uv], INDEX));
         }
     }
