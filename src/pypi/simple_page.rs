@@ -175,7 +175,9 @@ fn anchor(out: &mut String, link: &FileLink, href: &str) {
     }
     if let Some(hash) = &link.metadata {
         let value = hash.as_ref().map_or_else(|| "true".to_owned(), |(name, digest)| format!("{name}={digest}"));
-        let _ = write!(out, " data-dist-info-metadata=\"{value}\" data-core-metadata=\"{value}\"");
+        // Not by the older name data-dist-info-metadata, which PEP 714 allows beside it: pip 22.3 to 23.1 read only that one, and
+        // then refuse a project whose metadata spell its name in another way than the requirement (pip issue 12038).
+        let _ = write!(out, " data-core-metadata=\"{value}\"");
     }
     if let Some(why) = &link.yanked {
         let _ = write!(out, " data-yanked=\"{}\"", escaped(why));

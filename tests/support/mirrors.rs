@@ -78,7 +78,7 @@ impl Ground {
                      uv) /opt/tools/uv/bin/uv pip install --no-cache --no-config --default-index {url} --target /tmp/t app ;;
                      *) /opt/tools/$tool/bin/python -m pip --isolated install --no-cache-dir --index-url {url} --target /tmp/t app ;;
                  esac >/tmp/log 2>&1
-                 test -e /tmp/t/app.py && echo \"$tool yes\" || echo \"$tool no\"
+                 ls /tmp/t 2>/dev/null | grep -qi '^app.py$' && echo \"$tool yes\" || echo \"$tool no\"
                  sed 's/^/  /' /tmp/log
              done"
         );

@@ -8,6 +8,7 @@ use super::Installer::{Pip, Uv};
 use super::inspect::{self, Inspected};
 use super::{Finding, INDEX, Installer, Kind, Mirror};
 use crate::mirror::artifact;
+use crate::pypi::distribution::normalized;
 use crate::pypi::simple_page::{self, FileLink};
 use crate::pypi::{LINKS_PAGE, distribution};
 
@@ -20,6 +21,8 @@ const OF_UV: [&str; 5] = ["md5", "sha256", "sha384", "sha512", "blake2b"];
 pub struct Page {
     /// Relative to the mirror.
     place: String,
+    /// It has the older name of the attribute for metadata.
+    old_name: bool,
     /// Its links, each with its place in the mirror where it has one.
     links: Vec<(FileLink, Option<String>)>,
 }
@@ -40,8 +43,8 @@ impl Page {
 pub fn read(mirror: &Mirror<'_>, faults: &mut BTreeSet<Finding>) -> Vec<Page> {
     let mut pages = Vec::new();
     for place in mirror.pages() {
-        match links(mirror, &place) {
-            Ok(links) => pages.push(Page { place, links }),
+        match page(mirror, &place) {
+            Ok(page) => pages.push(page),
             Err(what) => {
                 faults.insert(Finding {
                     fault: Kind::PageUnreadable,
@@ -57,7 +60,7 @@ pub fn read(mirror: &Mirror<'_>, faults: &mut BTreeSet<Finding>) -> Vec<Page> {
     pages
 }
 
-fn links(mirror: &Mirror<'_>, place: &str) -> Result<Vec<(FileLink, Option<String>)>, String> {
+fn page(mirror: &Mirror<'_>, place: &str) -> Result<Page, String> {
     let text = std::fs::read(mirror.directory.join(place)).map_err(|error| error.to_string())?;
     let text = String::from_utf8_lossy(&text);
     let base = Url::parse(HERE).and_then(|url| url.join(place)).map_err(|error| error.to_string())?;
@@ -68,7 +71,11 @@ fn links(mirror: &Mirror<'_>, place: &str) -> Result<Vec<(FileLink, Option<Strin
     };
     // A link to a folder or to a signature is for people.
     let links = links.into_iter().filter(|link| distribution::parse(&link.filename, None).is_some());
-    Ok(links.map(|link| (within(&link.url), link)).map(|(place, link)| (link, place)).collect())
+    Ok(Page {
+        place: place.to_owned(),
+        old_name: !place.ends_with(".json") && text.contains("data-dist-info-metadata"),
+        links: links.map(|link| (within(&link.url), link)).map(|(place, link)| (link, place)).collect(),
+    })
 }
 
 fn within(url: &str) -> Option<String> {
@@ -149,6 +156,13 @@ fn one(
             let what = format!("uv rejects a page with {algorithm}");
             found.push(finding(place, Kind::UnknownHash, what, &[Uv], INDEX));
         }
+    }
+    let spelled = file.inside.as_ref().map(|inside| inside.parsed().name).unwrap_or_default();
+    if page.old_name && link.metadata.is_some() && normalized(&spelled) != spelled {
+        let what = format!(
+            "pip 22.3 to 23.1 read data-dist-info-metadata, and refuse it for its name {spelled} unless it is asked for so"
+        );
+        found.push(finding(&format!("{place}.metadata"), Kind::MetadataOldName, what, &[Pip], INDEX));
     }
     if let Some(hash) = &link.metadata {
         found.extend(

@@ -40,6 +40,8 @@ pub enum Kind {
     MetadataHash,
     /// Core metadata that says something else than its wheel.
     MetadataContents,
+    /// Core metadata that a page tells of by the older name, which pip 22.3 to 23.1 read: these refuse what is spelled in two ways.
+    MetadataOldName,
     /// A file with another hash than the page says.
     FileHash,
     /// A page links a file that is not there.
