@@ -102,7 +102,7 @@ fn missing(out: &mut String, missing: &[Missing], image: &Path, mirror: Option<&
         wanted.dedup();
         let _ = writeln!(
             out,
-            "  add them, with what they need in turn: dropcloth mirror build --for {} {} --into {}",
+            "  add them, with what they need in turn: dropcloth mirror build --for {} {} --into {} --add",
             image.display(),
             wanted.join(" "),
             mirror.display()

@@ -28,7 +28,7 @@ pub fn check(cli: &Cli, arguments: &CheckArguments) -> Result<u8> {
     let Some(python) = prepared.plan.python.clone() else { return refuse(no_mirror(&prepared)) };
     let known: Vec<String> = python.indexes.iter().map(|index| index.url.clone()).collect();
     let wish = gather(arguments, &known, python.indexes.links.is_some())?;
-    let facts = ask(&mut prepared, &wish)?;
+    let facts = facts(&mut prepared, &wish.requirements, &wish.constraints)?;
     let mut report = Report {
         version: 1,
         python: facts.python.clone(),
@@ -165,11 +165,9 @@ impl Wish {
     }
 }
 
-fn ask(prepared: &mut Prepared, wish: &Wish) -> Result<Facts> {
-    let input = serde_json::json!({
-        "requirements": wish.requirements.join("\n"),
-        "constraints": wish.constraints.join("\n"),
-    });
+/// Runs the probe, which is the command of `prepared`.
+pub fn facts(prepared: &mut Prepared, requirements: &[String], constraints: &[String]) -> Result<Facts> {
+    let input = serde_json::json!({ "requirements": requirements.join("\n"), "constraints": constraints.join("\n") });
     let captured = capture::step(prepared, input.to_string().as_bytes())?;
     if captured.outcome.ended != Ended::Exited(0) {
         let said = String::from_utf8_lossy(&captured.stderr).trim().to_owned();

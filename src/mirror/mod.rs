@@ -1,6 +1,7 @@
 //! Mirrors on the disk and on the network: what is in them, and a view of one by http.
 
 pub mod artifact;
+pub mod build;
 pub mod index;
 pub mod layout;
 pub mod parallel;

@@ -2,11 +2,16 @@
 
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+
+use crate::settings::Flags;
 
 /// What is done with a mirror.
 #[derive(Debug, Subcommand)]
 pub enum MirrorVerb {
+    /// Download what an image would install, with its own pip, build requirements of sources included, and index it; again:
+    /// only what is missing
+    Build(Box<BuildArguments>),
     /// Make any folder of wheels and source distributions an index, in place: files go into folders of their names, pages for
     /// pip and uv are written, by file and by http; a second time only what is new is read
     Index {
@@ -37,9 +42,38 @@ pub enum MirrorVerb {
     },
 }
 
+/// What a mirror is built for.
+#[derive(Debug, Args)]
+pub struct BuildArguments {
+    /// As for `run`: from which indexes, by which proxy.
+    #[command(flatten)]
+    pub flags: Flags,
+    /// The image whose Python it is for
+    #[arg(long = "for", value_name = "ROOT")]
+    pub root: PathBuf,
+    /// Requirements, as for pip
+    #[arg(value_name = "REQUIREMENT")]
+    pub requirements: Vec<String>,
+    /// A file of requirements of this machine
+    #[arg(short = 'r', long = "requirement", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// A lock file: uv.lock, pylock.toml, poetry.lock, pdm.lock
+    #[arg(long = "lock", value_name = "FILE")]
+    pub locks: Vec<PathBuf>,
+    /// The mirror: a new directory, or one that was built for the same requirements
+    #[arg(long, value_name = "DIR")]
+    pub into: PathBuf,
+    /// Add to a mirror that has other files too
+    #[arg(long)]
+    pub add: bool,
+    /// The Python of the image that downloads
+    #[arg(long, value_name = "PROGRAM", default_value = "python3")]
+    pub python: String,
+}
+
 impl MirrorVerb {
     /// Whether a step is run in an image.
     pub fn needs_image(&self) -> bool {
-        false
+        matches!(self, MirrorVerb::Build(_))
     }
 }

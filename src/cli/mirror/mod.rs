@@ -1,6 +1,7 @@
 //! `dropcloth mirror`: indexes, serves, verifies and builds mirrors.
 
 pub mod arguments;
+mod build;
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -14,8 +15,9 @@ use crate::mirror::{index, layout, serve, verify};
 use crate::pypi::requirements;
 
 /// Does what the verb says. Returns the exit status.
-pub fn mirror(_cli: &Cli, verb: &MirrorVerb) -> Result<u8> {
+pub fn mirror(cli: &Cli, verb: &MirrorVerb) -> Result<u8> {
     match verb {
+        MirrorVerb::Build(arguments) => build::build(cli, arguments),
         MirrorVerb::Index { directory } => indexed(directory),
         MirrorVerb::Serve { directory, listen } => served(directory, listen),
         MirrorVerb::Verify { directory, files, json } => verified(directory, files, *json),

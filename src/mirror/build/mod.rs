@@ -1,0 +1,185 @@
+//! `dropcloth mirror build`: what an image would install, downloaded by its own pip, with all that builds of sources need.
+
+pub mod request;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use self::request::Request;
+use super::layout::{self, Arrangement};
+use super::{artifact, index, replace};
+use crate::error::{Doing, Fault, Result, refuse};
+use crate::pypi::LINKS_PAGE;
+use crate::pypi::distribution;
+
+/// In the mirror: what is on its way, so that it gets to its place by rename. An interrupted build leaves it, and the next goes
+/// on from its cache.
+pub const WORK: &str = ".dropcloth-new";
+/// Where the step sees it.
+pub const WORK_MOUNT: &str = "/tmp/dropcloth-new";
+/// Where the step sees the mirror.
+pub const MIRROR_MOUNT: &str = "/tmp/dropcloth-mirror";
+/// In the mirror: the requests that it was built for.
+const REQUESTS: &str = ".dropcloth-build.json";
+/// What every mirror has: pip of a new environment, and what builds old sources.
+const ALWAYS: [&str; 3] = ["pip", "setuptools", "wheel"];
+/// A chain of sources that are built by sources is not longer.
+const MOST_SETS: usize = 500;
+
+/// A mirror that is being built.
+pub struct Build {
+    into: PathBuf,
+    request: Request,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Built {
+    /// Files that were not there before.
+    pub new: usize,
+    /// Files that pip chose in all.
+    pub chosen: usize,
+    /// The index of them.
+    pub index: index::Summary,
+}
+
+/// The image's own pip: gets its arguments, and fails with its words.
+pub type Pip<'a> = dyn FnMut(&[String]) -> Result<()> + 'a;
+
+/// Makes the directory, so that settings may name it before it has anything.
+pub fn make(into: &Path) -> Result<PathBuf> {
+    let doing = || format!("cannot make the mirror {}", into.display());
+    for directory in [into.to_owned(), into.join(WORK), into.join(WORK).join("cache"), into.join(WORK).join("tmp")] {
+        std::fs::create_dir_all(directory).doing(doing)?;
+    }
+    let path = into.canonicalize().doing(doing)?;
+    if path.to_str().is_none_or(|text| text.contains(':')) {
+        return refuse(
+            Fault::new(doing())
+                .because("its path has a colon, or is no UTF-8")
+                .hint("Name another directory with --into."),
+        );
+    }
+    Ok(path)
+}
+
+impl Build {
+    /// Looks whether `into` is for this request. One that has files of other requests is only added to when `add` says so.
+    pub fn begin(into: PathBuf, request: Request, add: bool) -> Result<Build> {
+        let build = Build { into, request };
+        let has = layout::look(&build.into).map_or(Arrangement::Empty, |layout| layout.arrangement);
+        if has != Arrangement::Empty && !add && !build.requests().contains(&build.key()) {
+            return refuse(
+                Fault::new(format!("{} has files that were not built for these requirements", build.into.display()))
+                    .hint("To add to them: --add. For a mirror of nothing else name a new directory."),
+            );
+        }
+        if has != Arrangement::Empty {
+            // pip looks there before it downloads.
+            index::index(&build.into)?;
+        }
+        let files = build.files();
+        std::fs::create_dir_all(&files).doing(|| format!("cannot make {}", files.display()))?;
+        for name in names(&files) {
+            // pip copies: what an interrupted one left may be half a file. It is still in the cache.
+            std::fs::remove_file(files.join(&name)).doing(|| format!("cannot remove {name}"))?;
+        }
+        for (name, text) in &build.request.files {
+            replace::write(&build.into.join(WORK).join(name), text.as_bytes())?;
+        }
+        Ok(build)
+    }
+
+    fn files(&self) -> PathBuf {
+        self.into.join(WORK).join("files")
+    }
+
+    fn key(&self) -> String {
+        let text: String = self.request.files.iter().map(|(name, text)| format!("{name}\n{text}\n")).collect();
+        artifact::sha256_of(text.as_bytes())
+    }
+
+    fn requests(&self) -> BTreeSet<String> {
+        let text = std::fs::read(self.into.join(REQUESTS)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Downloads until nothing is missing to build what was downloaded. `applies`: whether a requirement counts for the image's
+    /// Python.
+    pub fn download(&self, applies: &dyn Fn(&str) -> bool, pip: &mut Pip<'_>) -> Result<()> {
+        for (file, dependencies) in &self.request.sets {
+            let mut what = vec!["-r".to_owned(), format!("{WORK_MOUNT}/{file}")];
+            what.extend((!dependencies).then(|| "--no-deps".to_owned()));
+            pip(&self.arguments(&what))?;
+        }
+        let mut next = vec![("every mirror".to_owned(), ALWAYS.map(str::to_owned).to_vec())];
+        let (mut seen, mut done) = (BTreeSet::new(), BTreeSet::new());
+        while let Some((whom, set)) = next.pop() {
+            // Each build has an environment of its own, so what two builds need may contradict each other.
+            if done.len() < MOST_SETS && done.insert(set.clone()) {
+                pip(&self.arguments(&set)).doing(|| format!("cannot download what {whom} needs to be built"))?;
+                next.extend(self.builds(&mut seen, applies));
+            }
+        }
+        Ok(())
+    }
+
+    fn arguments(&self, what: &[String]) -> Vec<String> {
+        let mut all = vec!["download".to_owned(), "--quiet".to_owned(), "--disable-pip-version-check".to_owned()];
+        let mut option = |name: &str, value: String| all.extend([name.to_owned(), value]);
+        option("--dest", format!("{WORK_MOUNT}/files"));
+        option("--cache-dir", format!("{WORK_MOUNT}/cache"));
+        option("--find-links", format!("file://{WORK_MOUNT}/files"));
+        if self.into.join(LINKS_PAGE).is_file() {
+            option("--find-links", format!("file://{MIRROR_MOUNT}/{LINKS_PAGE}"));
+        }
+        all.extend(what.iter().cloned());
+        all
+    }
+
+    /// What sources that have not been seen yet need to be built.
+    fn builds(&self, seen: &mut BTreeSet<String>, applies: &dyn Fn(&str) -> bool) -> Vec<(String, Vec<String>)> {
+        let mut sets = Vec::new();
+        for name in names(&self.files()) {
+            let source = distribution::parse(&name, None).is_some_and(|d| d.kind == distribution::Kind::Sdist);
+            if !source || !seen.insert(name.clone()) {
+                continue;
+            }
+            // What cannot be read here pip has read: it takes more kinds of archive.
+            let Ok(inside) = artifact::read(&self.files().join(&name)) else { continue };
+            let mut set: Vec<String> = inside.build_requires.into_iter().filter(|text| applies(text)).collect();
+            set.sort();
+            if !set.is_empty() {
+                sets.push((name, set));
+            }
+        }
+        sets
+    }
+
+    /// Puts everything in its place.
+    pub fn finish(self) -> Result<Built> {
+        let mut requests = self.requests();
+        requests.insert(self.key());
+        // First: a build that is interrupted from here on is known again.
+        replace::write(&self.into.join(REQUESTS), &serde_json::to_vec(&requests)?)?;
+        let before = self.count();
+        let chosen = names(&self.files());
+        for name in &chosen {
+            let (from, to) = (self.files().join(name), self.into.join(name));
+            std::fs::rename(&from, &to).doing(|| format!("cannot move {} to {}", from.display(), to.display()))?;
+        }
+        let index = index::index(&self.into)?;
+        Ok(Built { new: index.files.saturating_sub(before), chosen: chosen.len(), index })
+    }
+
+    fn count(&self) -> usize {
+        index::known::Known::read(&self.into).files.len()
+    }
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
