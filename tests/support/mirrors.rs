@@ -24,7 +24,7 @@ impl Ground {
         self.files.path().join(name)
     }
 
-    fn dropcloth(&self, arguments: &[&str]) -> Command {
+    pub fn dropcloth(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(support::binary());
         command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.files.path()).current_dir(self.files.path()).stdin(Stdio::null());

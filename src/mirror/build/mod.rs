@@ -131,6 +131,8 @@ impl Build {
         option("--cache-dir", format!("{WORK_MOUNT}/cache"));
         option("--find-links", format!("file://{WORK_MOUNT}/files"));
         if self.into.join(LINKS_PAGE).is_file() {
+            // Of equal candidates pip takes that of the last index, and one of find-links only when no index has it.
+            option("--extra-index-url", format!("file://{MIRROR_MOUNT}"));
             option("--find-links", format!("file://{MIRROR_MOUNT}/{LINKS_PAGE}"));
         }
         all.extend(what.iter().cloned());
