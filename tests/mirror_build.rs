@@ -148,3 +148,42 @@ fn a_killed_build_leaves_a_mirror_that_the_next_one_finishes() {
     assert_code(&build(&ground, &served, &["app"]), 0);
     assert!(has(&ground, "lib/lib-1.0-py3-none-any.whl") && !ground.path("new/.dropcloth-new").exists());
 }
+
+/// A Python that answers as the probe does, and a pip that leaves links instead of files.
+const HOSTILE: &str = r#"#!/bin/sh
+[ "$1" = -c ] && exec echo '{"python": "3.11.2", "pip": "24", "tags": ["py3-none-any"], "environment": {
+    "python_version": "3.11", "python_full_version": "3.11.2", "implementation_version": "3.11.2"}}'
+cd /tmp/dropcloth-new
+ln -s /etc/passwd files/a-1-py3-none-any.whl
+ln -s ../../../secret files/b-1.tar.gz
+mkdir files/c-1.tar.gz
+mkfifo files/d-1.tar.gz
+rm -rf files && ln -s /etc files
+true
+"#;
+
+#[test]
+fn links_that_a_hostile_pip_leaves_lead_nowhere() {
+    needs_sandbox!();
+    let field = support::Field::small();
+    let ground = Ground::new();
+    ground.write("secret", "secret");
+    let python = field.root.join("bin/python");
+    std::fs::write(&python, HOSTILE).unwrap();
+    std::fs::set_permissions(&python, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let root = field.root.to_str().unwrap();
+    for _ in 0..2 {
+        let output = ground.mirror(&["build", "--for", root, "--python", "/bin/python", "--into", "new", "a"]);
+        assert_code(&output, 0);
+        assert!(stderr(&output).contains("0 files for"), "{}", stderr(&output));
+        let there: Vec<_> = std::fs::read_dir(ground.path("new")).unwrap().flatten().map(|e| e.file_name()).collect();
+        assert!(
+            there
+                .iter()
+                .all(|name| name.to_str().unwrap().ends_with(".html")
+                    || name.to_str().unwrap().starts_with(".dropcloth-")),
+            "{there:?}"
+        );
+    }
+    assert_eq!(ground.read("secret"), "secret");
+}

@@ -10,10 +10,11 @@ use crate::check::probe::{self, Facts};
 use crate::cli::args::Cli;
 use crate::cli::common::{self, Prepared, say};
 use crate::cli::{capture, check};
-use crate::error::{Fault, Result, refuse};
+use crate::error::{Doing, Fault, Result, refuse};
 use crate::mirror::build::request::Request;
 use crate::mirror::build::{self, Build, MIRROR_MOUNT, WORK, WORK_MOUNT};
 use crate::settings::Flags;
+use crate::sys::fs;
 use crate::sys::process::Ended;
 
 /// Asks the image's Python for its tags, downloads, and indexes. 0: the mirror has everything.
@@ -51,11 +52,17 @@ pub fn build(cli: &Cli, arguments: &BuildArguments) -> Result<u8> {
 fn flags(cli: &Cli, arguments: &BuildArguments, into: &Path) -> Result<Flags> {
     let mut flags = arguments.flags.clone();
     flags.mode = Some("discard".to_owned());
-    flags.bind.push(format!("{}:{WORK_MOUNT}", into.join(WORK).display()));
+    // Each by itself: what the image can write in it cannot put a link in the place of.
+    for name in build::WRITTEN {
+        flags.bind.push(format!("{}:{WORK_MOUNT}/{name}", into.join(WORK).join(name).display()));
+    }
     flags.bind.push(format!("{}:{MIRROR_MOUNT}:ro", into.display()));
     // Wheels of some gigabytes, unpacked once more: not in the transaction.
     flags.env.push(format!("TMPDIR={WORK_MOUNT}/tmp"));
-    let prepared = common::prepare_in(cli, &flags, &arguments.root, &[OsString::from(&arguments.python)])?;
+    let prepared = prepare(cli, &flags, arguments, &[])?;
+    if prepared.plan.inner_maps.is_some() {
+        give(&prepared, into)?;
+    }
     if prepared.plan.python.is_none() {
         flags.index = vec![prepared.settings.official_index.value.clone()];
         flags.no_official = true;
@@ -80,6 +87,17 @@ fn facts(cli: &Cli, flags: &Flags, arguments: &BuildArguments) -> Result<Facts> 
         }
         None => Ok(facts),
     }
+}
+
+/// In an image whose root is a subordinate id, pip is that id, and has to write where this process is somebody else.
+fn give(prepared: &Prepared, into: &Path) -> Result<()> {
+    let owner = fs::fstat(prepared.image.directory())?;
+    for name in build::WRITTEN {
+        let directory = into.join(WORK).join(name);
+        std::os::unix::fs::chown(&directory, Some(owner.st_uid), Some(owner.st_gid))
+            .doing(|| format!("cannot give {} to the image's root", directory.display()))?;
+    }
+    Ok(())
 }
 
 /// One run of the image's pip.

@@ -3,6 +3,7 @@
 pub mod request;
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use self::request::Request;
@@ -15,9 +16,11 @@ use crate::pypi::distribution;
 /// In the mirror: what is on its way, so that it gets to its place by rename. An interrupted build leaves it, and the next goes
 /// on from its cache.
 pub const WORK: &str = ".dropcloth-new";
-/// Where the step sees it.
+/// The directories in it that pip writes to.
+pub const WRITTEN: [&str; 3] = ["cache", "files", "tmp"];
+/// Where the step sees these three.
 pub const WORK_MOUNT: &str = "/tmp/dropcloth-new";
-/// Where the step sees the mirror.
+/// Where the step sees the mirror, and the files of the request in it.
 pub const MIRROR_MOUNT: &str = "/tmp/dropcloth-mirror";
 /// In the mirror: the requests that it was built for.
 const REQUESTS: &str = ".dropcloth-build.json";
@@ -49,8 +52,8 @@ pub type Pip<'a> = dyn FnMut(&[String]) -> Result<()> + 'a;
 /// Makes the directory, so that settings may name it before it has anything.
 pub fn make(into: &Path) -> Result<PathBuf> {
     let doing = || format!("cannot make the mirror {}", into.display());
-    for directory in [into.to_owned(), into.join(WORK), into.join(WORK).join("cache"), into.join(WORK).join("tmp")] {
-        std::fs::create_dir_all(directory).doing(doing)?;
+    for name in WRITTEN {
+        std::fs::create_dir_all(into.join(WORK).join(name)).doing(doing)?;
     }
     let path = into.canonicalize().doing(doing)?;
     if path.to_str().is_none_or(|text| text.contains(':')) {
@@ -79,7 +82,6 @@ impl Build {
             index::index(&build.into)?;
         }
         let files = build.files();
-        std::fs::create_dir_all(&files).doing(|| format!("cannot make {}", files.display()))?;
         for name in names(&files) {
             // pip copies: what an interrupted one left may be half a file. It is still in the cache.
             std::fs::remove_file(files.join(&name)).doing(|| format!("cannot remove {name}"))?;
@@ -108,7 +110,7 @@ impl Build {
     /// Python.
     pub fn download(&self, applies: &dyn Fn(&str) -> bool, pip: &mut Pip<'_>) -> Result<()> {
         for (file, dependencies) in &self.request.sets {
-            let mut what = vec!["-r".to_owned(), format!("{WORK_MOUNT}/{file}")];
+            let mut what = vec!["-r".to_owned(), format!("{MIRROR_MOUNT}/{WORK}/{file}")];
             what.extend((!dependencies).then(|| "--no-deps".to_owned()));
             pip(&self.arguments(&what))?;
         }
@@ -166,9 +168,13 @@ impl Build {
         replace::write(&self.into.join(REQUESTS), &serde_json::to_vec(&requests)?)?;
         let before = self.count();
         let chosen = names(&self.files());
+        let owner = std::fs::metadata(&self.into)?;
         for name in &chosen {
             let (from, to) = (self.files().join(name), self.into.join(name));
-            std::fs::rename(&from, &to).doing(|| format!("cannot move {} to {}", from.display(), to.display()))?;
+            // The image's root may be somebody else than whoever keeps the mirror.
+            std::os::unix::fs::lchown(&from, Some(owner.uid()), Some(owner.gid()))
+                .and_then(|()| std::fs::rename(&from, &to))
+                .doing(|| format!("cannot move {} to {}", from.display(), to.display()))?;
         }
         let index = index::index(&self.into)?;
         Ok(Built { new: index.files.saturating_sub(before), chosen: chosen.len(), index })
@@ -179,8 +185,10 @@ impl Build {
     }
 }
 
+/// Regular files only: the image is not trusted, and a link would lead out of its directory.
 fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let entries = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     names
