@@ -7,8 +7,9 @@ mod mirrors;
 mod packages;
 mod support;
 
-use mirrors::{Ground, INSTALLERS, app};
+use mirrors::{Ground, INSTALLERS, Served, app};
 use packages::Package;
+use sha2::{Digest, Sha256};
 use support::stderr;
 
 /// How a mirror is broken, what verify calls it, and who cannot install `app` then.
@@ -51,6 +52,18 @@ const TABLE: &[Broken] = &[
         name: "metadata hash",
         break_it: |g| other_digest(g, "data-core-metadata=\"sha256="),
         fault: Some("metadata-hash"),
+        breaks: NEW_PIPS,
+    },
+    Broken {
+        name: "metadata of another wheel",
+        break_it: |g| {
+            let old = Sha256::digest(g.read(&format!("{WHEEL}.metadata")));
+            let new = "Metadata-Version: 2.1\nName: app\nVersion: 1.0\nRequires-Dist: gone\n";
+            g.write(&format!("{WHEEL}.metadata"), new);
+            let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            g.edit("m/app/index.html", &hex(&old), &hex(&Sha256::digest(new)));
+        },
+        fault: Some("metadata-contents"),
         breaks: NEW_PIPS,
     },
     Broken {
@@ -162,6 +175,17 @@ const TABLE: &[Broken] = &[
     Broken { name: "md5", break_it: |g| with_algorithm(g, "md5", 32), fault: Some("file-hash"), breaks: ALL },
 ];
 
+/// By file uv reads the wheels themselves, by http their metadata files.
+fn uv_breaks_by_http(ground: &Ground, told: &[&str]) -> bool {
+    if !told.iter().any(|fault| fault.starts_with("metadata-")) {
+        return false;
+    }
+    // Where there is JSON nobody reads the page that was broken.
+    std::fs::remove_file(ground.path("m/app/index.json")).unwrap();
+    let served = Served::start(ground, "m");
+    ground.install(&served.url, "host").iter().any(|(tool, yes, _)| *tool == "uv" && !yes)
+}
+
 #[test]
 fn verify_calls_broken_what_breaks_the_real_installers() {
     needs_root!();
@@ -187,9 +211,26 @@ fn verify_calls_broken_what_breaks_the_real_installers() {
             case.fault.is_none_or(|fault| told.contains(&fault)) && case.fault.is_some() != told.is_empty();
         let code = output.status.code() == Some(i32::from(case.fault.is_some()));
         println!("{}: told {told:?}, broken {broken:?}", case.name);
+        let same = same && said("uv-by-http") == uv_breaks_by_http(&ground, &told);
         if !(same && as_expected && code && broken == case.breaks) {
             failed.push(format!("{}: {report:#}\n{found:#?}", case.name));
         }
     }
     assert!(failed.is_empty(), "{} cases:\n{}", failed.len(), failed.join("\n----\n"));
+}
+
+#[test]
+fn json_that_is_none_breaks_those_who_ask_by_http() {
+    needs_root!();
+    let ground = Ground::new();
+    ground.indexed(&app());
+    ground.write("m/app/index.json", "{");
+    let output = ground.mirror(&["verify", "--json", "m"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["faults"][0]["fault"], "page-unreadable", "{report:#}");
+    let served = Served::start(&ground, "m");
+    for (tool, yes, said) in ground.install(&served.url, "host") {
+        // pip 20 asks for HTML only.
+        assert_eq!(yes, tool == "pip20", "{tool}: {said}");
+    }
 }

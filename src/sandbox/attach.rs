@@ -152,11 +152,9 @@ impl One {
 }
 
 fn covered(image: &Image, at: &Inside) -> Fault {
-    let path = image.path().join(at.as_path());
-    Fault::new(format!("something else is mounted at {} now", path.display())).hint(format!(
-        "Unmount it with `umount {0}`, then `dropcloth detach {1}`; `findmnt {0}` shows what it is.",
-        path.display(),
-        image.path().display()
+    let root = image.path().display();
+    Fault::new(format!("something else is mounted at {root}{at} now")).hint(format!(
+        "Unmount it with `umount {root}{at}`, then `dropcloth detach {root}`; `findmnt {root}{at}` shows what it is."
     ))
 }
 

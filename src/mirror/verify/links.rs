@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use url::Url;
 
-use super::Installer::{Pip, Uv};
+use super::Installer::{Pip, Uv, UvByHttp};
 use super::inspect::{self, Inspected};
 use super::{Finding, INDEX, Installer, Kind, Mirror};
 use crate::mirror::artifact;
@@ -179,17 +179,19 @@ fn metadata(mirror: &Mirror<'_>, place: &str, hash: Option<&(String, String)>, f
     let beside = format!("{place}.metadata");
     let there = Some(&beside).filter(|beside| inspect::is_inside(mirror.directory, beside));
     let Some(bytes) = there.and_then(|beside| std::fs::read(mirror.directory.join(beside)).ok()) else {
-        let what = "the page promises it, and it is not there: pip fails, uv reads the wheel".to_owned();
-        return Some((Kind::MetadataMissing, what, &[Pip]));
+        let what = "the page promises it, and it is not there".to_owned();
+        return Some((Kind::MetadataMissing, what, &[Pip, UvByHttp]));
     };
     if hash.is_some_and(|(algorithm, digest)| algorithm == "sha256" && artifact::sha256_of(&bytes) != *digest) {
-        let what = "its sha256 is not the one of the page: pip fails, uv does not check it".to_owned();
-        return Some((Kind::MetadataHash, what, &[Pip]));
+        let what = "its sha256 is not the one of the page".to_owned();
+        return Some((Kind::MetadataHash, what, &[Pip, UvByHttp]));
     }
-    let differs = file.inside.as_ref().is_some_and(|inside| inside.parsed() != parsed(&bytes));
+    let readable = Some(file).filter(|file| file.unreadable.is_none());
+    let differs =
+        readable.and_then(|file| file.inside.as_ref()).is_some_and(|inside| inside.parsed() != parsed(&bytes));
     differs.then(|| {
         let what = "it says something else than the wheel: dependencies come out wrong".to_owned();
-        (Kind::MetadataContents, what, &[Pip, Uv] as &[Installer])
+        (Kind::MetadataContents, what, &[Pip, UvByHttp] as &[Installer])
     })
 }
 

@@ -21,12 +21,14 @@ use crate::pypi::{LINKS_PAGE, MIRROR_URL};
 
 /// Who trips over a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Installer {
-    /// pip 20 to 26.
+    /// pip; of 20 to 26 at least the newest, unless the fault says otherwise.
     Pip,
     /// uv.
     Uv,
+    /// uv when the mirror is served: by file it reads the wheels themselves.
+    UvByHttp,
 }
 use Installer::{Pip, Uv};
 

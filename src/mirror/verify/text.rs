@@ -29,6 +29,7 @@ fn who(breaks: &[Installer]) -> &'static str {
     match breaks {
         [Installer::Pip] => "pip",
         [Installer::Uv] => "uv",
+        [Installer::Pip, Installer::UvByHttp] => "pip, and uv by http",
         _ => "pip and uv",
     }
 }
