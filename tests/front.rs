@@ -8,6 +8,7 @@ mod support;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use packages::{Package, tree};
 use support::{Field, assert_code, stderr, stdout};
@@ -55,6 +56,23 @@ impl Ground {
         let mirror = self.file("mirror");
         let flags = format!("--offline --mirror {}", mirror.display());
         self.command(&self.file("chroot")).args(arguments).env("DROPCLOTH_FLAGS", flags).output().unwrap()
+    }
+
+    /// Both it and dropcloth, with SIGKILL, once the mount points are there.
+    fn kill_a_command(&self) {
+        let flags = format!("--offline --mirror {}", self.file("mirror").display());
+        let mut command = self.command(&self.file("chroot"));
+        let mut child = command.args(["rootfs", "sleep", "60"]).env("DROPCLOTH_FLAGS", flags).spawn().unwrap();
+        let step = (0..500).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            let sleeps = shell(&format!("pgrep -x -P {} sleep || true", child.id()));
+            sleeps.trim().parse().ok()
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let step = nix::unistd::Pid::from_raw(step.expect("the command does not start"));
+        nix::sys::signal::kill(step, nix::sys::signal::Signal::SIGKILL).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
     }
 
     fn real(&self, arguments: &[&str]) -> Output {
@@ -175,25 +193,19 @@ mod as_root {
     }
 
     #[test]
-    fn what_a_killed_command_left_goes_with_the_next() {
+    fn what_a_killed_command_left_goes_with_the_next_or_by_recover() {
         needs_root!();
         let ground = Ground::of(Field::small());
         let before = ground.snapshot();
-        let flags = format!("--offline --mirror {}", ground.file("mirror").display());
-        let mut command = ground.command(&ground.file("chroot"));
-        let mut child = command.args(["rootfs", "sleep", "60"]).env("DROPCLOTH_FLAGS", flags).spawn().unwrap();
-        let point = ground.root.join("tmp/pypi");
-        (0..500).take_while(|_| !point.exists()).for_each(|_| std::thread::sleep(std::time::Duration::from_millis(10)));
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        let step = shell(&format!("pgrep -P {} || true", child.id()));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(point.exists(), "a mount point that nobody could remove");
-        let pid: i32 = step.trim().parse().unwrap();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        assert_code(&ground.front(&["rootfs", "true"]), 0);
-        support::tree::assert_same(&before, &ground.snapshot(), "after a killed command and a good one");
+        let next = |ground: &Ground| ground.front(&["rootfs", "true"]);
+        let recover =
+            |ground: &Ground| ground.command(&support::binary()).args(["recover", "rootfs"]).output().unwrap();
+        for mend in [next, recover] {
+            ground.kill_a_command();
+            assert!(ground.root.join("tmp/pypi").exists(), "a mount point that nobody could remove");
+            assert_code(&mend(&ground), 0);
+            support::tree::assert_same(&before, &ground.snapshot(), "after a killed command and a good one");
+        }
     }
 
     #[test]
@@ -206,7 +218,7 @@ mod as_root {
         let hold = std::thread::scope(|scope| {
             // Another command holds the mount points meanwhile, as the next task of a play does.
             let other = scope.spawn(|| ground.front(&["rootfs", "sleep", "1"]));
-            std::thread::sleep(std::time::Duration::from_millis(200));
+            std::thread::sleep(Duration::from_millis(200));
             assert_code(&ground.front(&["rootfs", "sh", "-c", script]), 0);
             other.join().unwrap()
         });
@@ -291,7 +303,7 @@ mod as_root {
             let clean =
                 || gone(&format!("losetup -a | grep {}", file.display())) && gone("pgrep -f 'disk.im[g]; sleep 1000'");
             let waited = (0..100).find(|_| {
-                std::thread::sleep(std::time::Duration::from_millis(50));
+                std::thread::sleep(Duration::from_millis(50));
                 clean()
             });
             assert!(

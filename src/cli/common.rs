@@ -95,10 +95,14 @@ pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "dropcloth: {text}");
 }
 
+/// dropcloth's own directory of this user.
+pub fn state() -> PathBuf {
+    crate::host::state_directory(&std::env::vars_os().collect())
+}
+
 /// Where transactions can be: beside `image`, in the state directory, in the scratch directory.
 pub fn places(image: Option<&Path>, scratch: Option<&Path>) -> Vec<PathBuf> {
-    let environment: BTreeMap<_, _> = std::env::vars_os().collect();
-    let state = crate::host::state_directory(&environment);
+    let state = state();
     match image {
         Some(image) => transaction::places(image, &state, scratch),
         None => {

@@ -20,7 +20,7 @@ pub fn find(what: &str) -> Result<Transaction> {
 
 /// The same, where the image is known: its transactions stand beside it.
 pub fn find_on(image: Option<&Path>, what: &str) -> Result<Transaction> {
-    let state = crate::host::state_directory(&std::env::vars_os().collect());
+    let state = common::state();
     let transaction = recover::find(&common::places(image, None), &state, what)?;
     if transaction.state.mode != Mode::Through {
         return Ok(transaction);

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::args::Cli;
 use super::common;
 use crate::error::Result;
+use crate::front::points::Points;
 use crate::image::Image;
 use crate::settings::Mode;
 use crate::transaction::{self, recover};
@@ -35,6 +36,10 @@ pub fn recover(_cli: &Cli, scratch: Option<&Path>, root: Option<&Path>) -> Resul
                 recover::Recovered::Busy => "left the running transaction",
             };
             common::say(&format!("{text} {}", path.display()));
+        }
+        if Points::recover(&common::state(), &image)? {
+            nothing = false;
+            common::say(&format!("took the mount points of a killed command out of {}", root.display()));
         }
     }
     if nothing {

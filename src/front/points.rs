@@ -1,41 +1,27 @@
 //! Mount points that a root lacks, made in it while any command runs there, for all that run at the same time.
 //!
-//! A journal in dropcloth's state directory names each before it is made. Every command holds a shared lock; whoever is the
-//! last removes what is still as it was made. A command that was killed is no longer a holder, so the next one, or `dropcloth
-//! recover`, removes its points too.
+//! A folder for the root in dropcloth's state directory has a list of each command that had to make some. Every command holds a
+//! shared lock; whoever is the last removes what is still as it was made. A command that was killed is no longer a holder, so
+//! the next one, or `dropcloth recover`, removes its points too.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{DirBuilder, File};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::{Image, Inside};
-use crate::sys::fs::{self, Times};
-
-/// One point.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Point {
-    path: Inside,
-    directory: bool,
-    /// Inode number; 0: the maker may have died before or after it was made.
-    inode: u64,
-    /// Times of the directory it is in, before and after it was made.
-    before: Times,
-    after: Times,
-}
+use crate::sys::fs;
+use crate::transaction::journal::remove_if_there;
+use crate::transaction::points::{FILE, FILE_NEW, Journal, Points as List};
 
 /// What has to be there: the mode of a directory, nothing for a file.
 pub type Wanted = BTreeMap<Inside, Option<u32>>;
 
 /// The points of a root, held by this process.
 pub struct Points {
-    directory: PathBuf,
-    name: String,
+    folder: Folder,
     /// The shared lock.
     users: File,
 }
@@ -43,177 +29,124 @@ pub struct Points {
 impl Points {
     /// Makes what is `wanted` and `image` lacks, and holds it.
     pub fn take(state: &Path, image: &Image, wanted: &Wanted) -> Result<Points> {
-        let doing = || format!("cannot write to {}", state.display());
-        let directory = state.join("points");
-        std::fs::create_dir_all(&directory).doing(doing)?;
-        let name = name(image);
-        let mut journal = Journal::lock(&directory, &name)?;
-        let users = open(&directory.join(format!("{name}.users")))?;
-        // Nobody else holds any: what the journal still has is a dead one's.
+        let folder = Folder::make(state, image)?;
+        let _lock = folder.lock()?;
+        let users = folder.users()?;
+        // Nobody else holds any: what is there is a dead one's.
         if fs::try_lock(users.as_fd(), true)? {
-            journal.remove_all(image.directory())?;
+            folder.remove_points(image)?;
         }
         fs::lock_shared(users.as_fd())?;
-        journal.make(image, wanted)?;
-        Ok(Points { directory, name, users })
+        folder.make_points(image, wanted)?;
+        Ok(Points { folder, users })
     }
 
     /// Lets go; the last one removes the points.
     pub fn release(self, image: &Image) -> Result<()> {
-        let mut journal = Journal::lock(&self.directory, &self.name)?;
+        let _lock = self.folder.lock()?;
         if fs::try_lock(self.users.as_fd(), true)? {
-            journal.remove_all(image.directory())?;
-            journal.forget(&self.directory, &self.name)?;
+            self.folder.remove_points(image)?;
         }
         Ok(())
     }
 
     /// Removes what dead commands left in `image`. Returns whether there was anything.
     pub fn recover(state: &Path, image: &Image) -> Result<bool> {
-        let (directory, name) = (state.join("points"), name(image));
-        if !directory.join(format!("{name}.json")).exists() {
+        let folder = Folder(path(state, image));
+        if !folder.0.exists() {
             return Ok(false);
         }
-        let mut journal = Journal::lock(&directory, &name)?;
-        let users = open(&directory.join(format!("{name}.users")))?;
-        if !fs::try_lock(users.as_fd(), true)? {
-            return Ok(false);
-        }
-        journal.remove_all(image.directory())?;
-        journal.forget(&directory, &name)?;
-        Ok(true)
+        let _lock = folder.lock()?;
+        let free = fs::try_lock(folder.users()?.as_fd(), true)?;
+        if free { folder.remove_points(image) } else { Ok(false) }
     }
 }
 
 /// By what stays the same over a reboot where the file system can tell it.
-fn name(image: &Image) -> String {
+fn path(state: &Path, image: &Image) -> PathBuf {
     let system = fs::file_system_id(image.directory()).unwrap_or_else(|| format!("{:x}", image.identity().device));
     let plain: String = system.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    format!("{plain}-{}", image.identity().inode)
+    state.join("points").join(format!("{plain}-{}", image.identity().inode))
 }
 
-fn open(path: &Path) -> Result<File> {
-    let mut options = File::options();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    options.open(path).doing(|| format!("cannot open {}", path.display()))
-}
+/// The lists of one root. The folder stays: it is two empty files for a root that a framework comes back to.
+struct Folder(PathBuf);
 
-/// The journal, locked against every other process.
-struct Journal {
-    file: File,
-    points: Vec<Point>,
-}
-
-impl Journal {
-    fn lock(directory: &Path, name: &str) -> Result<Journal> {
-        let path = directory.join(format!("{name}.json"));
-        loop {
-            let mut file = open(&path)?;
-            rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
-            // It may have been removed while this process waited.
-            let same = |a: &rustix::fs::Stat, b: &rustix::fs::Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
-            match rustix::fs::stat(&path) {
-                Ok(now) if same(&now, &fs::fstat(file.as_fd())?) => {}
-                _ => continue,
-            }
-            let mut text = Vec::new();
-            file.read_to_end(&mut text)?;
-            // Half a journal was written by somebody who had made nothing yet.
-            let points = serde_json::from_slice(&text).unwrap_or_default();
-            return Ok(Journal { file, points });
-        }
-    }
-
-    fn save(&mut self) -> Result<()> {
-        let text = serde_json::to_vec(&self.points)?;
-        self.file.set_len(0)?;
-        self.file.rewind()?;
-        Ok(self.file.write_all(&text)?)
-    }
-
-    fn forget(self, directory: &Path, name: &str) -> Result<()> {
-        for ending in ["users", "json"] {
-            let path = directory.join(format!("{name}.{ending}"));
-            std::fs::remove_file(&path).doing(|| format!("cannot remove {}", path.display()))?;
-        }
-        Ok(())
-    }
-
-    fn make(&mut self, image: &Image, wanted: &Wanted) -> Result<()> {
-        let known = self.points.len();
-        for (path, directory) in wanted {
-            let Some((parent, name)) = path.split() else { continue };
-            let there = match fs::open_dir_below(image.directory(), parent.bytes()) {
-                Ok(parent) => fs::stat(parent.as_fd(), name)?.is_some(),
-                Err(_) => false,
-            };
-            if !there {
-                let nothing = Times { atime: (0, 0), mtime: (0, 0) };
-                let directory = directory.is_some();
-                self.points.push(Point { path: path.clone(), directory, inode: 0, before: nothing, after: nothing });
+impl Folder {
+    /// Makes it; one that somebody else could write to is refused.
+    fn make(state: &Path, image: &Image) -> Result<Folder> {
+        let folder = path(state, image);
+        let doing = || format!("cannot write to {}", state.display());
+        DirBuilder::new().recursive(true).mode(0o700).create(&folder).doing(doing)?;
+        for path in [state, &folder] {
+            let found = std::fs::symlink_metadata(path).doing(doing)?;
+            if found.uid() != nix::unistd::geteuid().as_raw() || found.mode() & 0o022 != 0 {
+                return refuse(
+                    Fault::new(format!("cannot keep a journal in {}", path.display()))
+                        .because("somebody else owns it or may write to it")
+                        .hint("Name a directory of yours in $XDG_STATE_HOME."),
+                );
             }
         }
-        if self.points.len() == known {
+        Ok(Folder(folder))
+    }
+
+    fn open(&self, name: &str) -> Result<File> {
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let path = self.0.join(name);
+        options.open(&path).doing(|| format!("cannot open {}", path.display()))
+    }
+
+    /// Against every other process that makes or removes points.
+    fn lock(&self) -> Result<File> {
+        let file = self.open("lock")?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
+        Ok(file)
+    }
+
+    fn users(&self) -> Result<File> {
+        self.open("users")
+    }
+
+    /// The lists by their numbers.
+    fn lists(&self) -> Result<Vec<u64>> {
+        let mut numbers = Vec::new();
+        for entry in std::fs::read_dir(&self.0)? {
+            numbers.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u64>().ok()));
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    fn make_points(&self, image: &Image, wanted: &Wanted) -> Result<()> {
+        let list = List::wanted(wanted.iter().map(|(path, mode)| (path.clone(), *mode)), image.directory())
+            .doing(|| "cannot prepare the mount points")?;
+        if list.is_empty() {
             return Ok(());
         }
-        self.save()?;
-        for place in known..self.points.len() {
-            let mode = wanted.get(&self.points[place].path).copied().flatten().unwrap_or(0o644);
-            let point = &mut self.points[place];
-            point.make(image.directory(), mode).doing(|| format!("cannot make the mount point {}", point.path))?;
-        }
-        self.save()
+        let path = self.0.join((self.lists()?.last().unwrap_or(&0) + 1).to_string());
+        DirBuilder::new().mode(0o700).create(&path)?;
+        // A sync for each of a framework's calls costs more than the call, and after a power cut it builds anew.
+        let journal = File::open(&path)?;
+        let journal = Journal { directory: journal.as_fd(), sync: false };
+        list.make(image.directory(), Some(journal), &|_, _| Ok(())).map(drop)
     }
 
-    /// Last made, first removed.
-    fn remove_all(&mut self, root: BorrowedFd<'_>) -> Result<()> {
-        while let Some(point) = self.points.pop() {
-            point.remove(root).doing(|| format!("cannot remove the mount point {}", point.path))?;
+    /// Last made, first removed. Returns whether there was anything.
+    fn remove_points(&self, image: &Image) -> Result<bool> {
+        let lists = self.lists()?;
+        for number in lists.iter().rev() {
+            let path = self.0.join(number.to_string());
+            let directory = File::open(&path)?;
+            if let Some(list) = List::load(directory.as_fd())? {
+                list.remove(image.directory(), Some(Journal { directory: directory.as_fd(), sync: false }))?;
+            }
+            for name in [FILE, FILE_NEW] {
+                remove_if_there(directory.as_fd(), name)?;
+            }
+            std::fs::remove_dir(&path).doing(|| format!("cannot remove {}", path.display()))?;
         }
-        self.save()
-    }
-}
-
-impl Point {
-    fn make(&mut self, root: BorrowedFd<'_>, mode: u32) -> Result<()> {
-        let Some((parent, name)) = self.path.split() else { return Ok(()) };
-        let parent = fs::open_dir_below(root, parent.bytes())?;
-        self.before = Times::of(&fs::fstat(parent.as_fd())?);
-        if self.directory {
-            fs::mkdir(parent.as_fd(), name, mode)?;
-            fs::chmod(parent.as_fd(), name, mode)?;
-        } else {
-            drop(fs::create(parent.as_fd(), name, mode)?);
-        }
-        self.inode = fs::stat(parent.as_fd(), name)?.map_or(0, |stat| stat.st_ino);
-        self.after = Times::of(&fs::fstat(parent.as_fd())?);
-        Ok(())
-    }
-
-    /// Removes it while it is as it was made: a file with something in it, or a directory, is the command's own.
-    fn remove(&self, root: BorrowedFd<'_>) -> Result<()> {
-        let Some((parent, name)) = self.path.split() else { return Ok(()) };
-        let Ok(parent) = fs::open_dir_below(root, parent.bytes()) else { return Ok(()) };
-        let Some(stat) = fs::stat(parent.as_fd(), name)? else { return Ok(()) };
-        if self.inode != 0 && stat.st_ino != self.inode {
-            return Ok(());
-        }
-        let now = Times::of(&fs::fstat(parent.as_fd())?);
-        let is_directory = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
-        let removed = match (self.directory, is_directory) {
-            (true, true) => fs::rmdir(parent.as_fd(), name),
-            (false, false) if stat.st_size == 0 => fs::unlink(parent.as_fd(), name),
-            _ => return Ok(()),
-        };
-        match removed {
-            // Filled by the command, or a mount of somebody else's: never through it.
-            Err(error) if [libc::ENOTEMPTY, libc::EBUSY].contains(&error.errno) => return Ok(()),
-            other => other?,
-        }
-        // Nothing came or went but the point: the directory is as old as before.
-        if self.inode != 0 && now.mtime == self.after.mtime {
-            fs::set_times_of(parent.as_fd(), Times { mtime: self.before.mtime, ..now })?;
-        }
-        Ok(())
+        Ok(!lists.is_empty())
     }
 }

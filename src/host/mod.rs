@@ -125,15 +125,28 @@ fn resolver(wish: &Resolver) -> Option<Vec<u8>> {
     }
 }
 
-/// Where transactions go that cannot stand beside their image.
+/// Where transactions go that cannot stand beside their image: the machine's own place for root, the XDG base directories'
+/// `$XDG_STATE_HOME` for others. Root of a user namespace may be allowed to write to neither.
 pub fn state_directory(environment: &BTreeMap<OsString, OsString>) -> PathBuf {
     let variable =
         |name: &str| environment.get(std::ffi::OsStr::new(name)).filter(|v| !v.is_empty()).map(PathBuf::from);
-    if Caller::get().uid == 0 {
-        return PathBuf::from("/var/lib/dropcloth");
-    }
-    variable("XDG_STATE_HOME")
-        .or_else(|| variable("HOME").map(|home| home.join(".local/state")))
-        .unwrap_or_else(|| PathBuf::from("/var/lib"))
-        .join("dropcloth")
+    let root = Some(PathBuf::from("/var/lib")).filter(|_| Caller::get().uid == 0);
+    let named = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")));
+    let possible = root.into_iter().chain(named).map(|directory| directory.join("dropcloth"));
+    possible.into_iter().find(|path| may_make(path)).unwrap_or_else(|| {
+        let user = format!("dropcloth-{}", outer_user().unwrap_or(Caller::get().uid));
+        std::env::temp_dir().join(user)
+    })
+}
+
+/// Whether this process may write there, or make it.
+fn may_make(path: &Path) -> bool {
+    let there = path.ancestors().find(|above| above.exists());
+    there.is_some_and(|above| rustix::fs::access(above, rustix::fs::Access::WRITE_OK).is_ok())
+}
+
+/// The id of this user namespace's root outside of it, user_namespaces(7).
+fn outer_user() -> Option<u32> {
+    let map = std::fs::read_to_string("/proc/self/uid_map").ok()?;
+    map.split_whitespace().nth(1)?.parse().ok()
 }

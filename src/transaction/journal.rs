@@ -199,7 +199,8 @@ impl State {
     }
 }
 
-pub(super) fn remove_if_there(directory: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+/// Removes a file that may be gone already.
+pub fn remove_if_there(directory: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
     match fs::unlink(directory, name) {
         Err(error) if error.errno == libc::ENOENT => Ok(()),
         other => Ok(other?),

@@ -16,7 +16,6 @@ use super::journal::remove_if_there;
 use crate::changes::marks::PROTECTED_FLAGS;
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Inside;
-use crate::plan::Entry;
 use crate::sys::fs::{self, Times};
 
 /// Its name in the transaction.
@@ -34,6 +33,15 @@ enum Phase {
     Making,
     Made,
     Leaving,
+}
+
+/// Where the list is.
+#[derive(Clone, Copy)]
+pub struct Journal<'a> {
+    /// A directory with nothing else of these names in it.
+    pub directory: BorrowedFd<'a>,
+    /// Whether it is on the disk before anything is done: it outlasts the power then.
+    pub sync: bool,
 }
 
 /// What is made, and where.
@@ -66,31 +74,36 @@ struct Point {
 }
 
 impl Points {
-    /// What has to be made in `root` for these entries of a scaffold. Changes nothing.
-    pub fn wanted(entries: &BTreeMap<Inside, Entry>, root: BorrowedFd<'_>) -> Result<Points> {
+    /// What has to be made in `root` so that these are there, each after the directory it is in: with a mode it is a directory,
+    /// without one a file. Changes nothing.
+    pub fn wanted(places: impl IntoIterator<Item = (Inside, Option<u32>)>, root: BorrowedFd<'_>) -> Result<Points> {
         let mut points = Points::default();
-        for (path, entry) in entries {
-            let Some((above, name)) = path.split().filter(|_| *entry != Entry::Clone) else { continue };
+        for (path, directory) in places {
+            let Some((above, name)) = path.split() else { continue };
             if !points.made.iter().any(|point| point.path == above) {
                 let parent = fs::open_dir_below(root, above.bytes())?;
                 if fs::stat(parent.as_fd(), name)?.is_some() {
                     continue;
                 }
-                check_flags(parent.as_fd(), &above, path)?;
+                check_flags(parent.as_fd(), &above, &path)?;
                 points.parents.insert(above, Parent::of(parent.as_fd())?);
             }
-            let directory = if let Entry::Directory { mode } = entry { Some(*mode) } else { None };
-            points.made.push(Point { path: path.clone(), directory, inode: 0 });
+            points.made.push(Point { path, directory, inode: 0 });
         }
         Ok(points)
     }
 
-    /// Makes them; `give` sets the owner of a new entry. With a `journal`, the directory of a transaction, the list is on the
-    /// disk before. What was made before an error is removed again.
+    /// Whether there is nothing to make.
+    pub fn is_empty(&self) -> bool {
+        self.made.is_empty()
+    }
+
+    /// Makes them; `give` sets the owner of a new entry. With a `journal` the list is there before. What was made before an
+    /// error is removed again.
     pub fn make(
         mut self,
         root: BorrowedFd<'_>,
-        journal: Option<BorrowedFd<'_>>,
+        journal: Option<Journal<'_>>,
         give: &dyn Fn(BorrowedFd<'_>, &[u8]) -> Result<()>,
     ) -> Result<Points> {
         self.save(journal)?;
@@ -123,7 +136,7 @@ impl Points {
 
     /// Removes what is still as it was made: a file that is empty, a directory with nothing in it. Can be repeated after a
     /// crash at any point.
-    pub fn remove(mut self, root: BorrowedFd<'_>, journal: Option<BorrowedFd<'_>>) -> Result<()> {
+    pub fn remove(mut self, root: BorrowedFd<'_>, journal: Option<Journal<'_>>) -> Result<()> {
         let open = self.open(root)?;
         if self.phase == Phase::Made {
             for (path, parent) in &mut self.parents {
@@ -190,19 +203,21 @@ impl Points {
         Ok(found)
     }
 
-    fn save(&self, journal: Option<BorrowedFd<'_>>) -> Result<()> {
-        let Some(directory) = journal else { return Ok(()) };
+    fn save(&self, journal: Option<Journal<'_>>) -> Result<()> {
+        let Some(Journal { directory, sync }) = journal else { return Ok(()) };
         remove_if_there(directory, FILE_NEW)?;
         let mut file = std::fs::File::from(fs::create(directory, FILE_NEW, 0o600)?);
         file.write_all(&serde_json::to_vec(self)?)?;
-        fs::fsync(file.as_fd())?;
+        if sync {
+            fs::fsync(file.as_fd())?;
+        }
         fs::rename(directory, FILE_NEW, directory, FILE)?;
-        Ok(fs::fsync(directory)?)
+        if sync { Ok(fs::fsync(directory)?) } else { Ok(()) }
     }
 
-    /// The list of a transaction; none: nothing was made.
-    pub fn load(journal: BorrowedFd<'_>) -> Result<Option<Points>> {
-        match fs::open_read(journal, FILE) {
+    /// The list in this directory; none: nothing was made.
+    pub fn load(directory: BorrowedFd<'_>) -> Result<Option<Points>> {
+        match fs::open_read(directory, FILE) {
             Ok(file) => Ok(Some(serde_json::from_reader(std::io::BufReader::new(std::fs::File::from(file)))?)),
             Err(error) if error.errno == libc::ENOENT => Ok(None),
             Err(error) => Err(error.into()),
@@ -241,7 +256,8 @@ impl Point {
         let Some(stat) = fs::stat(parent, name)?.filter(ours) else { return Ok(()) };
         match (self.directory, FileType::from_raw_mode(stat.st_mode)) {
             (Some(_), FileType::Directory) => match fs::rmdir(parent, name) {
-                Err(error) if [libc::ENOTEMPTY, libc::EEXIST].contains(&error.errno) => Ok(()),
+                // Filled by the step, or a mount of somebody else's: never through it.
+                Err(error) if [libc::ENOTEMPTY, libc::EEXIST, libc::EBUSY].contains(&error.errno) => Ok(()),
                 other => Ok(other?),
             },
             (None, FileType::RegularFile) if stat.st_size == 0 => Ok(fs::unlink(parent, name)?),

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use super::Transaction;
-use super::points::Points;
+use super::points::{Journal, Points};
 use crate::changes::laid;
 use crate::error::{Doing, Result};
 use crate::sys::fs;
@@ -34,7 +34,7 @@ impl Transaction {
             laid::keep(self, root)?;
         }
         if let Some(points) = Points::load(self.directory())? {
-            points.remove(root, Some(self.directory()))?;
+            points.remove(root, Some(Journal { directory: self.directory(), sync: true }))?;
         }
         // The list goes next: on another file system the disk could lose it before it has what the list stands for.
         if !self.state.same_file_system {
