@@ -29,8 +29,13 @@ pub struct Points {
 impl Points {
     /// Makes what is `wanted` and `image` lacks, and holds it.
     pub fn take(state: &Path, image: &Image, wanted: &Wanted) -> Result<Points> {
-        let folder = Folder::make(state, image)?;
-        let _lock = folder.lock()?;
+        let folder = Folder(path(state, image));
+        let _lock = loop {
+            folder.make(state)?;
+            if let Some(lock) = folder.lock()? {
+                break lock;
+            }
+        };
         let users = folder.users()?;
         // Nobody else holds any: what is there is a dead one's.
         if fs::try_lock(users.as_fd(), true)? {
@@ -43,9 +48,10 @@ impl Points {
 
     /// Lets go; the last one removes the points.
     pub fn release(self, image: &Image) -> Result<()> {
-        let _lock = self.folder.lock()?;
-        if fs::try_lock(self.users.as_fd(), true)? {
+        let lock = self.folder.lock()?;
+        if lock.is_some() && fs::try_lock(self.users.as_fd(), true)? {
             self.folder.remove_points(image)?;
+            self.folder.remove()?;
         }
         Ok(())
     }
@@ -53,12 +59,13 @@ impl Points {
     /// Removes what dead commands left in `image`. Returns whether there was anything.
     pub fn recover(state: &Path, image: &Image) -> Result<bool> {
         let folder = Folder(path(state, image));
-        if !folder.0.exists() {
-            return Ok(false);
-        }
-        let _lock = folder.lock()?;
+        let Some(_lock) = folder.lock()? else { return Ok(false) };
         let free = fs::try_lock(folder.users()?.as_fd(), true)?;
-        if free { folder.remove_points(image) } else { Ok(false) }
+        let found = free && folder.remove_points(image)?;
+        if free {
+            folder.remove()?;
+        }
+        Ok(found)
     }
 }
 
@@ -69,16 +76,15 @@ fn path(state: &Path, image: &Image) -> PathBuf {
     state.join("points").join(format!("{plain}-{}", image.identity().inode))
 }
 
-/// The lists of one root. The folder stays: it is two empty files for a root that a framework comes back to.
+/// The lists of one root.
 struct Folder(PathBuf);
 
 impl Folder {
     /// Makes it; one that somebody else could write to is refused.
-    fn make(state: &Path, image: &Image) -> Result<Folder> {
-        let folder = path(state, image);
+    fn make(&self, state: &Path) -> Result<()> {
         let doing = || format!("cannot write to {}", state.display());
-        DirBuilder::new().recursive(true).mode(0o700).create(&folder).doing(doing)?;
-        for path in [state, &folder] {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0).doing(doing)?;
+        for path in [state, &self.0] {
             let found = std::fs::symlink_metadata(path).doing(doing)?;
             if found.uid() != nix::unistd::geteuid().as_raw() || found.mode() & 0o022 != 0 {
                 return refuse(
@@ -88,25 +94,39 @@ impl Folder {
                 );
             }
         }
-        Ok(Folder(folder))
+        Ok(())
     }
 
-    fn open(&self, name: &str) -> Result<File> {
-        let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let path = self.0.join(name);
-        options.open(&path).doing(|| format!("cannot open {}", path.display()))
+    /// Under the lock, without users.
+    fn remove(&self) -> Result<()> {
+        for name in ["users", "lock"] {
+            std::fs::remove_file(self.0.join(name)).doing(|| format!("cannot remove {}", self.0.display()))?;
+        }
+        match std::fs::remove_dir(&self.0) {
+            // Somebody came between, and has a lock of his own in it.
+            Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            other => other.doing(|| format!("cannot remove {}", self.0.display())),
+        }
     }
 
-    /// Against every other process that makes or removes points.
-    fn lock(&self) -> Result<File> {
-        let file = self.open("lock")?;
+    fn open(&self, name: &str) -> std::io::Result<File> {
+        File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(self.0.join(name))
+    }
+
+    /// Against every other process that makes or removes points. None: the folder went while this process waited.
+    fn lock(&self) -> Result<Option<File>> {
+        let file = match self.open("lock") {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.doing(|| format!("cannot open {}", self.0.display()))?,
+        };
         rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
-        Ok(file)
+        let now = std::fs::metadata(self.0.join("lock")).ok().map(|now| (now.dev(), now.ino()));
+        let held = file.metadata()?;
+        Ok(Some(file).filter(|_| now == Some((held.dev(), held.ino()))))
     }
 
     fn users(&self) -> Result<File> {
-        self.open("users")
+        self.open("users").doing(|| format!("cannot open {}", self.0.display()))
     }
 
     /// The lists by their numbers.
