@@ -50,9 +50,9 @@ impl Known {
             if !user.is_empty() {
                 let (uid, login) = self.user(user)?;
                 found.uid = Some(uid);
-                // With a colon and nothing after it the login group is meant, which a bare number has none of.
+                // With a colon and nothing after it the login group is meant; that of a number is looked up below.
                 if group == Some("") {
-                    found.gid = Some(login.ok_or_else(|| "invalid spec".to_owned())?);
+                    found.gid = login;
                 }
             }
             if let Some(group) = group.filter(|group| !group.is_empty()) {
