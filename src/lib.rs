@@ -24,6 +24,7 @@ pub mod plan;
 pub mod pypi;
 pub mod report;
 pub mod sandbox;
+pub mod server;
 pub mod settings;
 #[allow(unsafe_code)]
 pub mod sys;

@@ -41,6 +41,12 @@ pub fn attach(cli: &Cli, flags: &Flags, root: &Path) -> Result<u8> {
     // The same lock twice would be two open files against each other.
     drop(image);
     let mut prepared = common::prepare_in(cli, &flags, root, &[])?;
+    if prepared.server.0.is_some() {
+        return refuse(
+            Fault::new("attach cannot serve: nobody is there to stop the server")
+                .hint("Start the server yourself and name it with --index, or use `dropcloth wrap --serve …`."),
+        );
+    }
     transaction::lock_image(&prepared.image, Mode::Through)?;
     prepared.plan.mounts.retain(|wish| attach::concerns(&wish.mount));
     prepared.read_inputs()?;

@@ -120,7 +120,7 @@ fn cannot_change(options: &Options, errno: i32) -> Fault {
 /// Returns only when the command could not be started.
 fn replaced(name: &str, command: &[OsString], environment: &[(OsString, OsString)]) -> u8 {
     signal::reset_for_step();
-    let errno = lay::exec(command, environment);
+    let errno = process::exec_path(command, environment);
     let text = nix::errno::Errno::from_raw(errno).desc();
     eprintln!("{name}: failed to run command '{}': {text}", command[0].display());
     if errno == libc::ENOENT { 127 } else { 126 }

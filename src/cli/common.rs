@@ -14,7 +14,8 @@ use crate::image::survey::Survey;
 use crate::mirror::synthesise;
 use crate::plan::{self, Plan};
 use crate::sandbox::{Inputs, secrets};
-use crate::settings::{self, Environment, Flags, Settings};
+use crate::server::{Running, Server};
+use crate::settings::{self, Environment, Flags, Settings, Valued};
 use crate::transaction;
 
 /// Everything up to the plan.
@@ -29,6 +30,8 @@ pub struct Prepared {
     pub plan: Plan,
     /// What the step gets from this machine, once it is read.
     pub inputs: Inputs,
+    /// The server of `--serve`, at work once the inputs are read.
+    pub server: (Option<Server>, Option<Running>),
 }
 
 /// The home directory of whoever called, through sudo too: that is whose mirror is meant.
@@ -54,13 +57,14 @@ pub fn prepare_in(cli: &Cli, flags: &Flags, root: &Path, command: &[OsString]) -
     let cwd = std::env::current_dir().doing(|| "cannot tell the working directory")?;
     let environment: BTreeMap<_, _> = std::env::vars_os().collect();
     let home = home(&environment);
-    let settings = settings::resolve(
+    let mut settings = settings::resolve(
         flags,
         &settings::Source { config: cli.config.as_deref(), profile: cli.profile.as_deref() },
         &Environment(environment.clone()),
         &home,
         &cwd,
     )?;
+    let server = with_server(&mut settings)?;
     let image = Image::open(root)?;
     let host = Host::look(&settings, &cwd, environment);
     let user = settings.user.value.clone();
@@ -69,12 +73,33 @@ pub fn prepare_in(cli: &Cli, flags: &Flags, root: &Path, command: &[OsString]) -
         plan::wanted(&settings, account, pythons)
     })?;
     let plan = plan::build(&settings, &host, &survey, command)?;
-    Ok(Prepared { settings, host, image, plan, inputs: Inputs::default() })
+    Ok(Prepared { settings, host, image, plan, inputs: Inputs::default(), server: (server, None) })
+}
+
+/// pip's timeout in seconds for a server that needs long for its first answer; pip's own is 15.
+const SLOW_TIMEOUT: u32 = 100;
+
+/// The server of `--serve`, its indexes behind those that the settings name. One that has all of the official index is asked in
+/// its place.
+pub fn with_server(settings: &mut Settings) -> Result<Option<Server>> {
+    let Some(wish) = &settings.serve.value else { return Ok(None) };
+    let server = Server::new(wish, settings.serve_path.value.as_deref(), &settings.cache, settings.offline.value)?;
+    settings.indexes.value.extend(server.urls());
+    settings.indexes.origin = settings.serve.origin.clone();
+    // The first request for a page makes devpi-server read the names of all projects.
+    if settings.timeout.value.is_none() && server.is_slow_at_first() {
+        settings.timeout = Valued { value: Some(SLOW_TIMEOUT), origin: settings.serve.origin.clone() };
+    }
+    if server.is_official() {
+        settings.use_official = Valued { value: false, origin: settings.serve.origin.clone() };
+    }
+    Ok(Some(server))
 }
 
 impl Prepared {
-    /// Reads the secrets, once, since each may be a pipe, and makes the pages that the mirror lacks.
+    /// Reads the secrets, once, since each may be a pipe, makes the pages that the mirror lacks, and starts the server.
     pub fn read_inputs(&mut self) -> Result<()> {
+        self.server.1 = self.server.0.as_ref().map(Server::start).transpose()?;
         self.inputs.secrets = secrets::read(&self.settings)?;
         let python = self.plan.python.as_ref().filter(|python| python.completed);
         if let (Some(mirror), Some(layout)) = (python.and_then(|p| p.mirror.as_ref()), &self.host.mirror) {

@@ -7,6 +7,7 @@ use super::args::Cli;
 use super::common;
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::front::wrap::{self, Wrapped};
+use crate::server::Server;
 use crate::settings::{self, Environment, Flags};
 use crate::sys::process::Ended;
 
@@ -15,13 +16,14 @@ pub fn wrap(cli: &Cli, flags: &Flags, command: &[OsString]) -> Result<u8> {
     let cwd = std::env::current_dir().doing(|| "cannot tell the working directory")?;
     let environment: BTreeMap<_, _> = std::env::vars_os().collect();
     let home = common::home(&environment);
-    let settings = settings::resolve(
+    let mut settings = settings::resolve(
         flags,
         &settings::Source { config: cli.config.as_deref(), profile: cli.profile.as_deref() },
         &Environment(environment),
         &home,
         &cwd,
     )?;
+    let server = common::with_server(&mut settings)?;
     let mirror = &settings.mirror.value;
     if !mirror.is_dir() && settings.mirror_asked_for() && settings.indexes.value.is_empty() {
         return refuse(
@@ -36,6 +38,7 @@ pub fn wrap(cli: &Cli, flags: &Flags, command: &[OsString]) -> Result<u8> {
         mirror: mirror.is_dir().then(|| mirror.clone()),
         command: command.to_vec(),
     };
+    let _running = server.as_ref().map(Server::start).transpose()?;
     Ok(match wrap::run(&wrapped)? {
         Ended::Signaled(number) => {
             crate::sys::signal::die_of(number);

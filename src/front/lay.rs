@@ -1,9 +1,7 @@
 //! The child's part: mounts of its own, the overrides bound, chroot(2), credentials, exec.
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{OFlags, ResolveFlags};
 
@@ -146,16 +144,4 @@ pub fn become_whom(credentials: &Credentials) -> Result<()> {
         nix::unistd::setuid(nix::unistd::Uid::from_raw(uid)).map_err(|e| text("user-ID", e))?;
     }
     Ok(())
-}
-
-/// Becomes the command, as execvp(3). Returns the error number.
-pub fn exec(command: &[OsString], environment: &[(OsString, OsString)]) -> i32 {
-    let word = |text: &OsString| CString::new(text.as_bytes()).unwrap_or_default();
-    let words: Vec<CString> = command.iter().map(word).collect();
-    let pair = |(name, value): &(OsString, OsString)| {
-        CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).unwrap_or_default()
-    };
-    let variables: Vec<CString> = environment.iter().map(pair).collect();
-    let Err(error) = nix::unistd::execvpe(&words[0], &words, &variables);
-    error as i32
 }

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{lay, loops};
+use super::loops;
 use crate::error::{Doing, Fault, Result};
 use crate::sys::mount::{self, Attr, FsContext};
 use crate::sys::process::{self, Ended, Forked};
@@ -232,7 +232,7 @@ fn serve(wrapped: &Wrapped) -> i32 {
 fn become_framework(wrapped: &Wrapped) -> ! {
     signal::reset_for_step();
     let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-    let errno = lay::exec(&wrapped.command, &environment);
+    let errno = process::exec_path(&wrapped.command, &environment);
     let text = nix::errno::Errno::from_raw(errno).desc();
     eprintln!("dropcloth: error: cannot run {}: {text}", wrapped.command[0].display());
     process::exit_now(if errno == libc::ENOENT { 127 } else { 126 })

@@ -185,8 +185,8 @@ impl Supervisor<'_> {
                 Ok(Some(Outcome { ended, lost, interrupted: self.interrupted }))
             }
             None => {
-                let how = process::wait_for(self.pid, libc::WNOHANG | libc::WNOWAIT).ok().flatten();
-                let how = how.map_or_else(|| "without a word".to_owned(), |(_, ended)| format!("{ended:?}"));
+                let how = process::peek(self.pid);
+                let how = how.map_or_else(|| "without a word".to_owned(), |ended| format!("{ended:?}"));
                 Err(Fault::new(format!("the sandbox's first process ended ({how})"))
                     .hint("It was killed from outside, or the machine is out of memory: look at `dmesg | tail`.")
                     .into())

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Faults, Settings};
+use super::{Faults, Network, Settings};
 
 /// Everything in `settings` that cannot be used or contradicts itself.
 pub fn check(settings: &Settings, faults: &mut Faults) {
@@ -10,12 +10,29 @@ pub fn check(settings: &Settings, faults: &mut Faults) {
     for url in settings.indexes.value.iter().chain(official) {
         check_url(url, faults);
     }
+    if let Some(wish) = &settings.serve.value {
+        check_server(wish, settings.network.value == Some(Network::None), faults);
+    }
     let lay = settings.lay.value.iter().map(|l| ("--lay", &l.path));
     let bind = settings.bind.value.iter().map(|b| ("--bind", &b.target));
     let tmpfs = settings.tmpfs.value.iter().map(|t| ("--tmpfs", t));
     let workdir = std::iter::once(("--workdir", &settings.workdir.value));
     for (flag, path) in lay.chain(bind).chain(tmpfs).chain(workdir) {
         check_inside(flag, path, faults);
+    }
+}
+
+fn check_server(wish: &str, no_network: bool, faults: &mut Faults) {
+    if wish.trim().is_empty() {
+        let hint = "Write --serve devpi, or a command that listens on 127.0.0.1:$PORT.";
+        faults.push(("--serve is empty".to_owned(), hint.to_owned()));
+    }
+    for url in wish.strip_prefix("devpi=").into_iter().flat_map(|urls| urls.split(',')) {
+        check_url(url, faults);
+    }
+    if no_network {
+        let hint = "Leave --network out: with --offline every installer asks the server only.";
+        faults.push(("the step cannot reach the server of --serve with --network none".to_owned(), hint.to_owned()));
     }
 }
 

@@ -192,6 +192,8 @@ fn layer(reader: &mut Reader<'_>) -> Layer {
         indexes: reader.list("index"),
         official_index: reader.get("official_index"),
         use_official: reader.get::<bool>("no_official").map(|no| !no),
+        serve: reader.get("serve"),
+        serve_path: reader.get("serve_path"),
         offline: reader.get("offline"),
         retries: reader.get("retries"),
         timeout: reader.get("timeout"),

@@ -21,6 +21,13 @@ pub struct Flags {
     /// Mirror URL; several in order: the first is pip's index-url, the last the distutils index
     #[arg(long, value_name = "URL", help_heading = "Python packages")]
     pub index: Vec<String>,
+    /// Start a mirror server for the length of the run and use it: `devpi`, `devpi=URL,…`, or a command of sh(1) that listens on
+    /// 127.0.0.1:$PORT and keeps its data in $DATA
+    #[arg(long, value_name = "WHAT", help_heading = "Python packages")]
+    pub serve: Option<String>,
+    /// The path of the index on a server that is a command (default: /simple/)
+    #[arg(long, value_name = "PATH", help_heading = "Python packages")]
+    pub serve_path: Option<String>,
     /// Mirrors only, no network index; an empty network when all mirrors are files
     #[arg(long, help_heading = "Python packages")]
     pub offline: bool,
@@ -145,6 +152,8 @@ impl Flags {
             indexes: (!self.index.is_empty()).then(|| self.index.clone()),
             official_index: self.official_index.clone(),
             use_official: self.no_official.then_some(false),
+            serve: self.serve.clone(),
+            serve_path: self.serve_path.clone(),
             offline: self.offline.then_some(true),
             retries: self.retries,
             timeout: self.timeout,

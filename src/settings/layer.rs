@@ -17,6 +17,8 @@ pub struct Layer {
     pub indexes: Option<Vec<String>>,
     pub official_index: Option<String>,
     pub use_official: Option<bool>,
+    pub serve: Option<String>,
+    pub serve_path: Option<String>,
     pub offline: Option<bool>,
     pub retries: Option<u32>,
     pub timeout: Option<u32>,
@@ -70,6 +72,6 @@ impl Layer {
         macro_rules! put_optional {
             ($($field:ident),*) => { $(replace(&mut settings.$field, self.$field.map(Some), || origin(stringify!($field)));)* };
         }
-        put_optional!(retries, timeout, user, hostname, scratch, report, source_date_epoch);
+        put_optional!(serve, serve_path, retries, timeout, user, hostname, scratch, report, source_date_epoch);
     }
 }

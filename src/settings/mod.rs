@@ -196,6 +196,12 @@ pub struct Settings {
     pub official_index: Valued<String>,
     /// Whether the official index is added as an extra when online.
     pub use_official: Valued<bool>,
+    /// A mirror server for the length of the run: `devpi`, `devpi=URL,…` or a command.
+    pub serve: Valued<Option<String>>,
+    /// The path of the index on a server that is a command.
+    pub serve_path: Valued<Option<String>>,
+    /// Where data of mirror servers is kept between runs.
+    pub cache: PathBuf,
     /// No network index at all.
     pub offline: Valued<bool>,
     /// pip's `retries`.
@@ -340,6 +346,9 @@ fn defaults(environment: &Environment, home: &Path) -> Settings {
         indexes: by_default(Vec::new()),
         official_index: by_default(OFFICIAL_INDEX.to_owned()),
         use_official: by_default(true),
+        serve: by_default(None),
+        serve_path: by_default(None),
+        cache: dib_env::image_cache(environment, home),
         offline: by_default(false),
         retries: by_default(None),
         timeout: by_default(None),

@@ -1,7 +1,8 @@
 //! Processes: clone3(2), waiting, credentials of the step, exec.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use super::error::{Called, SysResult, check};
 
@@ -111,6 +112,15 @@ pub fn wait_for(pid: i32, options: libc::c_int) -> SysResult<Option<(i32, Ended)
             Ok(found) => return Ok(Some((i32::try_from(found).unwrap_or(-1), decode(status)))),
         }
     }
+}
+
+/// How the child `pid` ended, if it has, without reaping it: waitid(2) with WNOWAIT, which waitpid does not know.
+pub fn peek(pid: i32) -> Option<Ended> {
+    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    let status = waitid(WaitId::Pid(Pid::from_raw(pid)?), options).ok()??;
+    let exited = status.exit_status().map(Ended::Exited);
+    exited.or_else(|| status.terminating_signal().map(Ended::Signaled))
 }
 
 fn decode(status: libc::c_int) -> Ended {
@@ -242,6 +252,18 @@ pub fn exec_fd(file: BorrowedFd<'_>, arguments: &[CString], environment: &[CStri
         )
     };
     std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// Becomes the command, as execvp(3). Returns the error number.
+pub fn exec_path(command: &[OsString], environment: &[(OsString, OsString)]) -> i32 {
+    let word = |text: &OsString| CString::new(text.as_bytes()).unwrap_or_default();
+    let words: Vec<CString> = command.iter().map(word).collect();
+    let pair = |(name, value): &(OsString, OsString)| {
+        CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).unwrap_or_default()
+    };
+    let variables: Vec<CString> = environment.iter().map(pair).collect();
+    let Err(error) = nix::unistd::execvpe(&words[0], &words, &variables);
+    error as i32
 }
 
 /// Raises this process's limit of open files to what it may have. Not before the step has ended: it would inherit it.
