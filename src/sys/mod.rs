@@ -6,6 +6,7 @@ pub mod handle;
 pub mod mount;
 pub mod mountinfo;
 pub mod net;
+pub mod notify;
 pub mod process;
 pub mod seccomp;
 pub mod signal;

@@ -58,16 +58,49 @@ pub fn succeed(calls: &[Call]) -> SysResult<()> {
     check(result, || "seccomp(SECCOMP_SET_MODE_FILTER)".to_owned()).map(drop)
 }
 
+fn jump(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt, jf, k }
+}
+
+fn load(k: u32) -> libc::sock_filter {
+    jump(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, k, 0, 0)
+}
+
+fn unless(test: u32, k: u32, skipped: u8) -> libc::sock_filter {
+    jump(libc::BPF_JMP | test | libc::BPF_K, k, 0, skipped)
+}
+
+fn answer(k: u32) -> libc::sock_filter {
+    jump(libc::BPF_RET, k, 0, 0)
+}
+
+/// What every filter begins with: another architecture passes, and the call's number is loaded.
+fn beginning() -> Vec<libc::sock_filter> {
+    let same = jump(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, ARCHITECTURE, 1, 0);
+    vec![load(ARCH), same, answer(libc::SECCOMP_RET_ALLOW), load(NUMBER)]
+}
+
+/// Tells of connect(2), and of sendto(2) where its fifth argument, the address, is not null: without one it is send(2).
+pub(super) fn notifying() -> Vec<libc::sock_filter> {
+    let number = |call: libc::c_long| u32::try_from(call).unwrap_or(u32::MAX);
+    let (tell, allow) = (answer(libc::SECCOMP_RET_USER_NOTIF), answer(libc::SECCOMP_RET_ALLOW));
+    let address = ARGUMENTS + ARGUMENT * 4;
+    let mut program = beginning();
+    program.extend([unless(libc::BPF_JEQ, number(libc::SYS_connect), 1), tell]);
+    // Six more to the end.
+    program.push(unless(libc::BPF_JEQ, number(libc::SYS_sendto), 6));
+    for half in [address, address + ARGUMENT / 2] {
+        program.extend([load(half), unless(libc::BPF_JSET, u32::MAX, 1), tell]);
+    }
+    program.push(allow);
+    program
+}
+
 fn program(calls: &[Call]) -> Vec<libc::sock_filter> {
-    let jump = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
-    let load = |k: u32| jump(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, k, 0, 0);
-    let unless = |test: u32, k: u32, skipped: u8| jump(libc::BPF_JMP | test | libc::BPF_K, k, 0, skipped);
-    let answer = |k: u32| jump(libc::BPF_RET, k, 0, 0);
     let allow = answer(libc::SECCOMP_RET_ALLOW);
     // SECCOMP_RET_ERRNO with errno 0: the call is not made and returns 0.
     let success = answer(libc::SECCOMP_RET_ERRNO);
-    let mut program = vec![load(ARCH), jump(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, ARCHITECTURE, 1, 0), allow];
-    program.push(load(NUMBER));
+    let mut program = beginning();
     for call in calls {
         let number = u32::try_from(call.number).unwrap_or(u32::MAX);
         match call.only {
