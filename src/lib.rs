@@ -21,6 +21,7 @@ pub mod host;
 pub mod image;
 pub mod mirror;
 pub mod plan;
+pub mod proxy;
 pub mod pypi;
 pub mod report;
 pub mod sandbox;

@@ -1,5 +1,6 @@
 //! Settings: defaults < file < environment < flags, each value with its origin.
 
+pub mod allow;
 pub mod check;
 pub mod dib_env;
 pub mod file;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::error::{Fault, Result, refuse};
+pub use allow::Allow;
 pub use flags::Flags;
 
 /// Where a value came from.
