@@ -14,6 +14,7 @@ pub mod changes;
 pub mod check;
 pub mod cli;
 pub mod error;
+pub mod escape;
 pub mod exit;
 pub mod explain;
 pub mod front;
