@@ -50,7 +50,7 @@ pub fn attach(cli: &Cli, flags: &Flags, root: &Path) -> Result<u8> {
     transaction::lock_image(&prepared.image, Mode::Through)?;
     prepared.plan.mounts.retain(|wish| attach::concerns(&wish.mount));
     prepared.read_inputs()?;
-    if prepared.plan.network == Network::None {
+    if prepared.plan.network != Network::Host {
         log::warn!("note: whoever enters the image keeps his network; --offline only takes the network's indexes away");
     }
     prepared.plan.notes.iter().for_each(|note| log::warn!("note: {note}"));

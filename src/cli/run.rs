@@ -12,6 +12,7 @@ use crate::changes::gate::{self, Rules};
 use crate::changes::leaks::{self, Needle};
 use crate::changes::{Changes, Policy, commit, replica};
 use crate::error::{Doing, Fault, Result, refuse};
+use crate::exit::Exit;
 use crate::image::Image;
 use crate::plan::{Content, Entry, Plan, describe, traces};
 use crate::report::{self, Fate, Report};
@@ -238,8 +239,11 @@ pub fn tell(
         bytes,
         changes,
         dropped_overrides: dropped,
+        escapes: outcome.escapes.clone(),
+        escaped: outcome.ended == Ended::Exited(0) && outcome.escaped,
         notes: plan.notes.clone(),
     };
+    report::text::escapes(&report).iter().for_each(|text| say(text));
     for path in &report.dropped_overrides {
         log::warn!(
             "the step changed {path}, which is laid over: its version is dropped (when_changed: keep would keep it)"
@@ -254,13 +258,15 @@ pub fn tell(
 
 /// Whoever interrupts dropcloth wants the step undone, even one that takes the signal for a good reason to end.
 pub fn succeeded(outcome: &Outcome) -> bool {
-    outcome.ended == Ended::Exited(0) && outcome.interrupted.is_none()
+    outcome.ended == Ended::Exited(0) && outcome.interrupted.is_none() && !outcome.escaped
 }
 
-/// The step's own status; for one that ended well because dropcloth was interrupted, that signal's.
+/// The step's own status; for one that ended well because dropcloth was interrupted, that signal's, and for one that ended well
+/// and asked for hosts that it must not have, one of dropcloth's own.
 fn exit_code(outcome: &Outcome) -> u8 {
     match (outcome.ended, outcome.interrupted) {
         (Ended::Exited(0), Some(signal)) => Ended::Signaled(signal).code(),
+        (Ended::Exited(0), None) if outcome.escaped => Exit::Escaped.code(),
         (ended, _) => ended.code(),
     }
 }

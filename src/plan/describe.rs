@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Content, Entry, Mount, Plan, Storage};
-use crate::settings::{Backend, Mode, Network, Origin, Settings, Valued};
+use crate::settings::{Backend, Escape, Mode, Network, Origin, Settings, Valued};
 
 /// All of it, in the order in which it happens.
 pub fn text(plan: &Plan) -> String {
@@ -30,7 +30,7 @@ pub fn text(plan: &Plan) -> String {
         ("backend", backend(plan)),
         ("user", format!("{}:{} ({})", plan.account.uid, plan.account.gid, plan.account.home.display())),
         ("directory", plan.workdir.display().to_string()),
-        ("network", network(plan.network).to_owned()),
+        ("network", network(plan)),
         (
             "capabilities",
             plan.capabilities.iter().map(|c| c.trim_start_matches("CAP_").to_lowercase()).collect::<Vec<_>>().join(" "),
@@ -94,10 +94,21 @@ fn content_text(content: &Content, what: &str) -> String {
     }
 }
 
-fn network(network: Network) -> &'static str {
-    match network {
-        Network::Host => "the host's",
-        Network::None => "none: loopback only",
+fn network(plan: &Plan) -> String {
+    let how = match plan.network {
+        Network::Host => return "the host's".to_owned(),
+        Network::None => "none: loopback only".to_owned(),
+        Network::Mirrors => {
+            let door = plan.watch.as_ref().and_then(|w| w.door.as_ref());
+            let hosts: Vec<String> = door.iter().flat_map(|d| &d.admitted).map(ToString::to_string).collect();
+            let hosts = if hosts.is_empty() { "nobody".to_owned() } else { hosts.join(" ") };
+            format!("mirrors: loopback only, with a proxy that leads to {hosts}")
+        }
+    };
+    match plan.watch.as_ref().map(|w| w.escape) {
+        None => how,
+        Some(Escape::Warn) => format!("{how}; other hosts that it asks for are told"),
+        Some(Escape::Fail) => format!("{how}; it fails when it asks for another host"),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use super::door::{self, Watch};
 use super::{OsStringText, Python};
 use crate::error::{Fault, Result, refuse};
 use crate::host::Host;
@@ -43,6 +44,7 @@ pub fn build(
     survey: &Survey,
     python: Option<&Python>,
     network: Network,
+    watch: Option<&Watch>,
 ) -> Result<Vec<(String, OsStringText)>> {
     let mut list = Variables::default();
     list.set("PATH", PATH);
@@ -66,6 +68,9 @@ pub fn build(
                 list.set(&name, value);
             }
         }
+    }
+    for (name, value) in watch.and_then(|w| w.door.as_ref()).map(door::variables).unwrap_or_default() {
+        list.set(name, value);
     }
     if let Some(python) = python {
         for (name, value) in pypi_environment::variables(&python.indexes) {

@@ -12,7 +12,7 @@ use crate::image::Inside;
 use crate::image::inside::Place;
 use crate::image::survey::Survey;
 use crate::pypi::overrides;
-use crate::settings::{Network, Settings, WhenChanged};
+use crate::settings::{Network, Resolver, Settings, WhenChanged};
 
 /// What an override file holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -99,6 +99,18 @@ impl Scaffold {
     }
 }
 
+/// Asks whoever watches the network, who answers at once.
+const WATCHED_RESOLVER: &[u8] = b"# Laid over by dropcloth for the length of one step.\nnameserver 127.0.0.1\n";
+
+/// How the step gets to hosts.
+#[derive(Debug, Clone, Copy)]
+pub struct Ways {
+    /// The network.
+    pub network: Network,
+    /// Something in it answers names.
+    pub watched: bool,
+}
+
 /// Lays every override over.
 #[expect(clippy::too_many_arguments, reason = "the inputs of the whole plan; a struct would only rename them")]
 pub fn lay(
@@ -107,7 +119,7 @@ pub fn lay(
     host: &Host,
     survey: &Survey,
     python: Option<&Python>,
-    network: Network,
+    ways: Ways,
     faults: &mut Refusals,
     notes: &mut Vec<String>,
 ) {
@@ -121,9 +133,14 @@ pub fn lay(
             put(scaffold, survey, &file.path, entry, &mut |why| notes.push(why));
         }
     }
-    if let (Some(bytes), Network::Host) = (&host.resolv_conf, network) {
+    let watched = ways.watched && settings.resolver.value != Resolver::Image;
+    let resolver = match ways.network {
+        Network::Host => host.resolv_conf.as_deref(),
+        Network::None | Network::Mirrors => watched.then_some(WATCHED_RESOLVER),
+    };
+    if let Some(bytes) = resolver {
         let entry = Entry::File {
-            content: Content::Resolver(bytes.clone()),
+            content: Content::Resolver(bytes.to_vec()),
             mode: 0o644,
             owner: (0, 0),
             when_changed: WhenChanged::KeepSymlink,

@@ -1,6 +1,7 @@
 //! The plan: pure data, all that will be done. What is printed by `dropcloth plan` is what is executed.
 
 pub mod describe;
+pub mod door;
 pub mod environment;
 pub mod layers;
 pub mod mounts;
@@ -22,6 +23,7 @@ use crate::mirror::layout::{Arrangement, Layout};
 use crate::pypi::{self, Indexes, overrides};
 use crate::settings::{Backend, Dev, Fsync, Mode, Network, OnFailure, Settings};
 
+pub use door::{Door, Watch};
 pub use layers::{Content, Entry, Scaffold};
 pub use mounts::{Mount, MountPlan};
 
@@ -82,6 +84,8 @@ pub struct Plan {
     pub noexec: bool,
     /// The network.
     pub network: Network,
+    /// What watches it; none: nothing does, and there is no proxy.
+    pub watch: Option<Watch>,
     /// Host name of the step; none: the host's.
     pub hostname: Option<String>,
     /// Capabilities of the step, `CAP_` names.
@@ -180,6 +184,7 @@ pub fn build(settings: &Settings, host: &Host, survey: &Survey, command: &[OsStr
     if let Some(python) = &mut python {
         python.view = view(python, network);
     }
+    let watch = door::watch(settings, network, python.as_ref(), &mut faults, &mut notes);
     let storage = storage(settings, host, survey);
     let through = settings.mode.value == Mode::Through;
     let (backend, backend_reason) = backend(settings, host, survey, &storage);
@@ -194,7 +199,8 @@ pub fn build(settings: &Settings, host: &Host, survey: &Survey, command: &[OsStr
     notes.extend(backend_reason.clone().filter(|_| backend == Some(Backend::Copy)));
     notes.extend(without_effect(settings, through));
     let mut scaffold = Scaffold::new(survey);
-    layers::lay(&mut scaffold, settings, host, survey, python.as_ref(), network, &mut faults, &mut notes);
+    let ways = layers::Ways { network, watched: watch.is_some() };
+    layers::lay(&mut scaffold, settings, host, survey, python.as_ref(), ways, &mut faults, &mut notes);
     let mounts = mounts::plan(&mut scaffold, settings, host, survey, python.as_ref(), &mut faults, &mut notes);
     faults.into_result(&survey.path)?;
     Ok(Plan {
@@ -213,7 +219,8 @@ pub fn build(settings: &Settings, host: &Host, survey: &Survey, command: &[OsStr
         network,
         hostname: settings.hostname.value.clone(),
         capabilities: environment::capabilities(settings)?,
-        environment: environment::build(settings, host, survey, python.as_ref(), network)?,
+        environment: environment::build(settings, host, survey, python.as_ref(), network, watch.as_ref())?,
+        watch,
         suppress_chown: settings.suppress_chown.value,
         suppress_sync: through && settings.fsync.value == Fsync::Off,
         account: survey.account.clone(),
@@ -267,7 +274,7 @@ fn python(settings: &Settings, host: &Host, faults: &mut refuse::Refusals, notes
 /// Tools that read no `file://` get the local mirror by http. In a network of its own the port is always the same.
 fn view(python: &Python, network: Network) -> Option<u16> {
     let local = python.mirror.is_some() && python.indexes.iter().any(|index| pypi::is_local(&index.url));
-    local.then_some(if network == Network::None { VIEW_PORT } else { 0 })
+    local.then_some(if network == Network::Host { 0 } else { VIEW_PORT })
 }
 
 fn network(settings: &Settings, python: Option<&Python>) -> Network {

@@ -26,6 +26,10 @@ pub fn variables(indexes: &Indexes) -> Vec<(String, String)> {
     if let Some(retries) = indexes.retries {
         all.push(("PIP_RETRIES", retries.to_string()));
     }
+    if indexes.proxy.is_some() {
+        // It waits a second before its first other attempt, and what the proxy refuses stays refused.
+        all.push(("UV_HTTP_RETRIES", indexes.uv_retries.unwrap_or(0).to_string()));
+    }
     all.push(("UV_CONFIG_FILE", format!("{OWN_DIRECTORY}/uv.toml")));
     if extra.is_empty() {
         all.push(("UV_DEFAULT_INDEX", indexes.first().to_owned()));

@@ -27,6 +27,10 @@ pub const MIRROR_MOUNT: &str = "/tmp/pypi";
 pub const MIRROR_URL: &str = "file:///tmp/pypi";
 /// The page in the local mirror with a link to every file, for pip's `find-links`.
 pub const LINKS_PAGE: &str = "links.html";
+/// The proxy of a step in a network of its own with a door: squid's port, which people know.
+pub const PROXY_PORT: u16 = 3128;
+/// The same as a URL.
+pub const PROXY_URL: &str = "http://127.0.0.1:3128";
 /// Where dropcloth's own copies of the configuration are, for the variables that name one file.
 pub const OWN_DIRECTORY: &str = "/run/dropcloth";
 
@@ -54,8 +58,13 @@ pub struct Indexes {
     pub links: Option<String>,
     /// pip's `retries`.
     pub retries: Option<u32>,
+    /// Attempts of uv after the first, where they were set.
+    #[serde(skip)]
+    uv_retries: Option<u32>,
     /// pip's `timeout`, seconds.
     pub timeout: Option<u32>,
+    /// The proxy that is the step's only way to a network.
+    pub proxy: Option<String>,
 }
 
 impl Indexes {
@@ -83,14 +92,19 @@ impl Indexes {
         }
         let strict = local.is_some() && offline && list.len() == 1 && is_local(&list[0].url);
         let only_files = list.iter().all(|i| is_file(&i.url));
+        let proxied = settings.network.value == Some(Network::Mirrors);
+        // What the proxy refuses stays refused, and pip waits before every attempt after the second.
+        let retries = if only_files { Some(0) } else { proxied.then_some(1) };
         Indexes {
             list,
             single: single.unwrap_or_else(|| MIRROR_URL.to_owned()),
             offline,
             links: strict.then(|| format!("{MIRROR_URL}/{LINKS_PAGE}")),
             // A file is there or not: waiting for it to come is only slow.
-            retries: settings.retries.value.or(only_files.then_some(0)),
+            retries: settings.retries.value.or(retries),
+            uv_retries: settings.retries.value,
             timeout: settings.timeout.value,
+            proxy: proxied.then(|| PROXY_URL.to_owned()),
         }
     }
 

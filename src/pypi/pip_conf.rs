@@ -12,8 +12,10 @@ const COMMANDS: [&str; 5] = ["install", "download", "wheel", "lock", "index"];
 pub fn text(indexes: &Indexes) -> String {
     let mut out = String::from("# Laid over by dropcloth for the length of one step.\n[global]\n");
     index_keys(&mut out, indexes);
-    if indexes.offline {
-        out.push_str("proxy =\n");
+    match &indexes.proxy {
+        Some(proxy) => out.push_str(&format!("proxy = {proxy}\n")),
+        None if indexes.offline => out.push_str("proxy =\n"),
+        None => {}
     }
     if let Some(retries) = indexes.retries {
         let _ = writeln!(out, "retries = {retries}");

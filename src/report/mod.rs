@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::changes::Changes;
+use crate::escape::Escape;
 use crate::image::Inside;
 
 /// What became of the step's writes.
@@ -61,6 +62,10 @@ pub struct Report {
     pub changes: Changes,
     /// Overrides whose change by the step was dropped.
     pub dropped_overrides: Vec<Inside>,
+    /// Hosts that the step asked for and did not get.
+    pub escapes: Vec<Escape>,
+    /// The step ended well, and the run failed by them (`--escape fail`).
+    pub escaped: bool,
     /// Things the user should know.
     pub notes: Vec<String>,
 }

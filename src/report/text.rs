@@ -40,8 +40,20 @@ pub fn summary(report: &Report) -> String {
     }
 }
 
+/// The list of hosts that the step asked for and did not get.
+pub fn escapes(report: &Report) -> Option<String> {
+    let first = match report.escapes.len() {
+        0 => return None,
+        1 => "the step asked for a host that it did not get:".to_owned(),
+        many => format!("the step asked for hosts that it did not get, {many} times:"),
+    };
+    let lines = report.escapes.iter().map(|escape| format!("\n  {}", escape.line()));
+    Some(std::iter::once(first).chain(lines).collect())
+}
+
 fn failure(report: &Report) -> String {
     match report.signal {
+        _ if report.escaped => "asked for hosts that it must not have (--escape fail)".to_owned(),
         Some(signal) => format!("was killed by signal {signal}"),
         None => format!("failed with exit code {}", report.exit_code),
     }

@@ -10,6 +10,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::exec::{self, Program};
 use super::message::{FromInit, ToInit, receive, send};
 use super::view::View;
+use super::watch::Lines;
+use super::watch::warden::Warden;
 use super::{Entered, Ground, enter, privileges};
 use crate::error::{Doing, Fault, Result};
 use crate::plan::Plan;
@@ -20,8 +22,15 @@ use crate::sys::trampoline::Trampoline;
 use crate::sys::{fs, seccomp, tty, userns};
 
 /// Runs pid 1 to its end; never returns. `socket` leads to the supervisor.
-pub fn main(plan: &Plan, ground: &Ground, trampoline: &Trampoline, socket: &OwnedFd, mapped: OwnedFd) -> ! {
-    let code = match become_mapped(plan, mapped).and_then(|()| run(plan, ground, trampoline, socket.as_fd())) {
+pub fn main(
+    plan: &Plan,
+    ground: &Ground,
+    trampoline: &Trampoline,
+    socket: &OwnedFd,
+    mapped: OwnedFd,
+    lines: Option<Lines>,
+) -> ! {
+    let code = match become_mapped(plan, mapped).and_then(|()| run(plan, ground, trampoline, socket.as_fd(), lines)) {
         Ok(()) => 0,
         Err(error) => {
             // Not told twice: if even this message does not arrive, the supervisor is gone.
@@ -45,7 +54,13 @@ fn become_mapped(plan: &Plan, mapped: OwnedFd) -> Result<()> {
     userns::become_root(true).doing(|| "cannot become root of the image")
 }
 
-fn run(plan: &Plan, ground: &Ground, trampoline: &Trampoline, socket: BorrowedFd<'_>) -> Result<()> {
+fn run(
+    plan: &Plan,
+    ground: &Ground,
+    trampoline: &Trampoline,
+    socket: BorrowedFd<'_>,
+    lines: Option<Lines>,
+) -> Result<()> {
     die_with_supervisor(socket)?;
     // Its exe link is the host's binary (CVE-2019-5736): without this, a root step could open it through /proc/1/exe.
     process::undumpable()?;
@@ -60,8 +75,10 @@ fn run(plan: &Plan, ground: &Ground, trampoline: &Trampoline, socket: BorrowedFd
         tty::take_control(slave)?;
     }
     let mut view = View::open(plan)?;
-    let program = Program::find(plan, view.as_ref().and_then(View::port))?;
-    let step = start(plan, &program, trampoline, terminal)?;
+    let port = view.as_ref().and_then(View::port);
+    let program = Program::find(plan, port)?;
+    let warden = Warden::start(plan, lines, port)?;
+    let step = start(&Step { plan, trampoline, terminal, warden: warden.as_ref() }, &program)?;
     send(socket, &FromInit::Running, entered.terminal.as_ref().map(|(master, _)| master.as_fd()))?;
     let ended = wait(socket, &signals, step, view.as_mut())?;
     kill_all();
@@ -83,29 +100,32 @@ fn die_with_supervisor(socket: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
+/// What the process of the step is made with.
+struct Step<'a> {
+    plan: &'a Plan,
+    trampoline: &'a Trampoline,
+    terminal: Option<BorrowedFd<'a>>,
+    warden: Option<&'a Warden>,
+}
+
 /// Starts the step and waits until its exec has succeeded or failed.
-fn start(plan: &Plan, program: &Program, trampoline: &Trampoline, terminal: Option<BorrowedFd<'_>>) -> Result<i32> {
-    let (pid, errno) = attempt(plan, program, trampoline, terminal)?;
+fn start(step: &Step<'_>, program: &Program) -> Result<i32> {
+    let (pid, errno) = attempt(step, program)?;
     match errno {
         0 => Ok(pid),
         libc::ENOEXEC => {
             let shell = program.by_shell();
-            let (pid, errno) = attempt(plan, &shell, trampoline, terminal)?;
+            let (pid, errno) = attempt(step, &shell)?;
             if errno == 0 { Ok(pid) } else { Err(program.failed(libc::ENOEXEC).into()) }
         }
         errno => Err(program.failed(errno).into()),
     }
 }
 
-fn attempt(
-    plan: &Plan,
-    program: &Program,
-    trampoline: &Trampoline,
-    terminal: Option<BorrowedFd<'_>>,
-) -> Result<(i32, i32)> {
+fn attempt(step: &Step<'_>, program: &Program) -> Result<(i32, i32)> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let pid = match process::fork()? {
-        Forked::Child => become_step(plan, program, trampoline, terminal, write),
+        Forked::Child => become_step(step, program, write),
         Forked::Parent { pid, .. } => pid,
     };
     drop(write);
@@ -131,17 +151,11 @@ fn attempt(
 }
 
 /// The step's process between fork and exec: with all rights of pid 1 at first, with the step's at the end.
-fn become_step(
-    plan: &Plan,
-    program: &Program,
-    trampoline: &Trampoline,
-    terminal: Option<BorrowedFd<'_>>,
-    report: OwnedFd,
-) -> ! {
-    let prepared = prepare(plan, terminal);
+fn become_step(step: &Step<'_>, program: &Program, report: OwnedFd) -> ! {
+    let prepared = prepare(step);
     let code = match (prepared, exec::at_report_fd(report)) {
         (Ok(()), Ok(report)) => {
-            let errno = program.exec(trampoline, report.as_fd());
+            let errno = program.exec(step.trampoline, report.as_fd());
             let _ = rustix::io::write(&report, &errno.to_le_bytes());
             126
         }
@@ -155,10 +169,11 @@ fn become_step(
     process::exit_now(code)
 }
 
-fn prepare(plan: &Plan, terminal: Option<BorrowedFd<'_>>) -> Result<()> {
+fn prepare(step: &Step<'_>) -> Result<()> {
+    let plan = step.plan;
     let own = nix::unistd::Pid::from_raw(0);
     nix::unistd::setpgid(own, own).doing(|| "cannot make a process group for the step")?;
-    if let Some(slave) = terminal {
+    if let Some(slave) = step.terminal {
         tty::set_foreground(slave, nix::unistd::getpid().as_raw())?;
         for number in 0..3 {
             // What the caller redirected stays redirected.
@@ -173,6 +188,9 @@ fn prepare(plan: &Plan, terminal: Option<BorrowedFd<'_>>) -> Result<()> {
     }
     if plan.suppress_sync {
         seccomp::succeed(seccomp::SYNC).doing(|| "cannot keep fsync from the step")?;
+    }
+    if let Some(warden) = step.warden {
+        warden.watch_me()?;
     }
     privileges::lower(&plan.account, &plan.capabilities)?;
     process::close_on_exec_from(3)?;

@@ -19,6 +19,7 @@ pub mod secrets;
 pub mod supervise;
 pub mod tty;
 pub mod view;
+pub mod watch;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -82,7 +83,7 @@ pub fn enter(plan: &Plan, ground: &Ground) -> Result<Entered> {
     if let Some(name) = &plan.hostname {
         nix::unistd::sethostname(name).doing(|| format!("cannot set the host name {name:?}"))?;
     }
-    if plan.network == Network::None {
+    if plan.network != Network::Host {
         network::loopback_up()?;
     }
     // What fsmount(2) gives is O_PATH: syncfs(2) needs the directory itself.

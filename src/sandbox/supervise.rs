@@ -7,11 +7,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::message::{FromInit, ToInit, receive, send};
 use super::tty::Relay;
+use super::watch::outer::Outer;
 use super::{Ground, init};
 use crate::error::{Doing, Fault, Result};
+use crate::escape::Escape;
 use crate::host::ids::Extent;
 use crate::plan::Plan;
-use crate::settings::Network;
+use crate::settings::{self, Network};
 use crate::sys::process::{self, Ended, Forked};
 use crate::sys::signal::{self, Signals};
 use crate::sys::trampoline::Trampoline;
@@ -26,6 +28,10 @@ pub struct Outcome {
     pub lost: Option<String>,
     /// The first INT or TERM that dropcloth itself got during the step.
     pub interrupted: Option<i32>,
+    /// Hosts that it asked for and did not get, where they are told.
+    pub escapes: Vec<Escape>,
+    /// It must not have asked for them.
+    pub escaped: bool,
 }
 
 /// Blocks the signals that are passed on to the step. To be called before anything is made that a signal's default, the end
@@ -39,23 +45,24 @@ pub fn hold_signals() -> Result<Signals> {
 /// Runs the step of `plan`. The process must have one thread, and `signals` held.
 pub fn run(plan: &Plan, ground: &Ground, signals: Signals) -> Result<Outcome> {
     let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-    if plan.network == Network::None {
+    if plan.network != Network::Host {
         namespaces |= libc::CLONE_NEWNET;
     }
     if plan.inner_maps.is_some() {
         namespaces |= libc::CLONE_NEWUSER;
     }
     let trampoline = Trampoline::make()?;
+    let (outer, lines) = plan.watch.as_ref().map(Outer::start).transpose()?.unzip();
     let (wait, mapped) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let (ours, theirs) = crate::sys::socket::pair()?;
     let (pid, pidfd) = match process::clone_into(namespaces).doing(|| "cannot make the namespaces of the sandbox")? {
         Forked::Child => {
             drop((ours, mapped));
-            init::main(plan, ground, &trampoline, &theirs, wait)
+            init::main(plan, ground, &trampoline, &theirs, wait, lines)
         }
         Forked::Parent { pid, pidfd } => (pid, pidfd),
     };
-    drop((theirs, trampoline, wait));
+    drop((theirs, trampoline, wait, lines));
     if let Some(maps) = &plan.inner_maps {
         let lines = |extents: &[Extent]| extents.iter().map(|e| (e.inside, e.outside, e.count)).collect::<Vec<_>>();
         userns::write_directly(&pid.to_string(), &lines(&maps.users), &lines(&maps.groups), true)
@@ -64,8 +71,10 @@ pub fn run(plan: &Plan, ground: &Ground, signals: Signals) -> Result<Outcome> {
         rustix::io::write(&mapped, b"x")?;
     }
     drop(mapped);
-    let mut supervisor = Supervisor { socket: ours, signals, relay: None, stop: None, interrupted: None, pid, plan };
+    let mut supervisor =
+        Supervisor { socket: ours, signals, relay: None, stop: None, interrupted: None, pid, plan, outer };
     let result = supervisor.watch();
+    let outer = supervisor.outer.take();
     drop(supervisor);
     if result.is_err() {
         process::kill(pid, libc::SIGKILL);
@@ -73,7 +82,11 @@ pub fn run(plan: &Plan, ground: &Ground, signals: Signals) -> Result<Outcome> {
     // Only when pid 1 is gone are all processes of its namespace gone, and with them every mount of the sandbox.
     process::wait_for(pid, 0)?;
     drop(pidfd);
-    result
+    let mut outcome = result?;
+    outcome.escapes = outer.map(Outer::finish).transpose()?.unwrap_or_default();
+    let forbidden = plan.watch.as_ref().is_some_and(|watch| watch.escape == settings::Escape::Fail);
+    outcome.escaped = forbidden && !outcome.escapes.is_empty();
+    Ok(outcome)
 }
 
 struct Supervisor<'a> {
@@ -85,6 +98,7 @@ struct Supervisor<'a> {
     interrupted: Option<i32>,
     pid: i32,
     plan: &'a Plan,
+    outer: Option<Outer>,
 }
 
 impl Supervisor<'_> {
@@ -105,6 +119,9 @@ impl Supervisor<'_> {
             {
                 return Ok(outcome);
             }
+            if let Some(outer) = self.outer.as_mut().filter(|_| ready.escape) {
+                outer.take()?;
+            }
             if let Some(relay) = &mut self.relay {
                 relay.pump(ready.keyboard, ready.screen);
             }
@@ -123,12 +140,15 @@ impl Supervisor<'_> {
         if let Some(relay) = &self.relay {
             list.extend(relay.descriptors().map(|fd: BorrowedFd<'_>| PollFd::new(fd, PollFlags::POLLIN)));
         }
+        let watched = list.len();
+        list.extend(self.outer.as_ref().map(|outer| PollFd::new(outer.waiting(), PollFlags::POLLIN)));
         match poll(&mut list, timeout) {
             Err(nix::errno::Errno::EINTR) => return Ok(Ready::default()),
             other => other.doing(|| "cannot wait for the step")?,
         };
         let at = |i: usize| list.get(i).and_then(PollFd::revents).is_some_and(|r| !r.is_empty());
-        Ok(Ready { signal: at(0), message: at(1), screen: at(2), keyboard: at(3) })
+        let relayed = |i: usize| i < watched && at(i);
+        Ok(Ready { signal: at(0), message: at(1), screen: relayed(2), keyboard: relayed(3), escape: at(watched) })
     }
 
     fn signal(&mut self, number: i32) -> Result<()> {
@@ -182,7 +202,7 @@ impl Supervisor<'_> {
                 if let Some(relay) = &mut self.relay {
                     relay.drain();
                 }
-                Ok(Some(Outcome { ended, lost, interrupted: self.interrupted }))
+                Ok(Some(Outcome { ended, lost, interrupted: self.interrupted, escapes: Vec::new(), escaped: false }))
             }
             None => {
                 let how = process::peek(self.pid);
@@ -201,4 +221,5 @@ struct Ready {
     message: bool,
     screen: bool,
     keyboard: bool,
+    escape: bool,
 }

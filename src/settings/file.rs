@@ -198,6 +198,8 @@ fn layer(reader: &mut Reader<'_>) -> Layer {
         retries: reader.get("retries"),
         timeout: reader.get("timeout"),
         network: reader.get("network").map(Some),
+        allow: reader.texts("allow", super::allow::parse),
+        escape: reader.get("escape"),
         resolver: reader.get::<String>("resolver").map(|text| match flags::resolver(&text) {
             super::Resolver::File(path) => super::Resolver::File(host(path)),
             other => other,

@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
+use super::allow;
 use super::layer::Layer;
-use super::{Backend, Bind, Dev, Faults, Fsync, Lay, Leaks, Mode, Network, OnFailure, Resolver, Secret, WhenChanged};
+use super::{
+    Backend, Bind, Dev, Escape, Faults, Fsync, Lay, Leaks, Mode, Network, OnFailure, Resolver, Secret, WhenChanged,
+};
 
 /// Raw flags.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -67,9 +70,15 @@ pub struct Flags {
     /// `private`: a small /dev; `host`: this machine's, for bootloader steps
     #[arg(long, value_name = "WHICH", value_parser = ["private", "host"], help_heading = "What the step sees")]
     pub dev: Option<String>,
-    /// `host`: this machine's network; `none`: an empty one
-    #[arg(long, value_name = "WHICH", value_parser = ["host", "none"], help_heading = "What the step sees")]
+    /// `host`: this machine's network; `none`: an empty one; `mirrors`: an empty one with a proxy that leads to the indexes
+    #[arg(long, value_name = "WHICH", value_parser = ["host", "none", "mirrors"], hide_possible_values = true, help_heading = "What the step sees")]
     pub network: Option<String>,
+    /// With --network mirrors: a host that the proxy leads to as well; `*.NAME` for all below a name
+    #[arg(long, value_name = "HOST[:PORT]", help_heading = "What the step sees")]
+    pub allow: Vec<String>,
+    /// Hosts that the step asked for and did not get (--network none or mirrors): `warn`, or `fail` the run
+    #[arg(long, value_name = "WHAT", value_parser = ["warn", "fail"], hide_possible_values = true, help_heading = "What the step sees")]
+    pub escape: Option<String>,
     /// Resolver file: `host`, `image` or a file of this machine
     #[arg(long, value_name = "WHICH", help_heading = "What the step sees")]
     pub resolver: Option<String>,
@@ -157,7 +166,15 @@ impl Flags {
             offline: self.offline.then_some(true),
             retries: self.retries,
             timeout: self.timeout,
-            network: self.network.as_deref().map(|n| Some(if n == "none" { Network::None } else { Network::Host })),
+            network: self.network.as_deref().map(|word| {
+                Some(match word {
+                    "none" => Network::None,
+                    "mirrors" => Network::Mirrors,
+                    _ => Network::Host,
+                })
+            }),
+            allow: self.allow.iter().filter_map(|text| keep(allow::parse(text), faults)).collect(),
+            escape: self.escape.as_deref().map(|word| if word == "fail" { Escape::Fail } else { Escape::Warn }),
             resolver: self.resolver.as_deref().map(resolver),
             lay: self.lay.iter().filter_map(|text| keep(lay(text), faults)).collect(),
             bind: self.bind.iter().filter_map(|text| keep(bind(text), faults)).collect(),

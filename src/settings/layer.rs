@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    Backend, Bind, Dev, Fsync, Lay, Leaks, Mode, Network, OnFailure, Origin, Resolver, Secret, Settings, Valued,
+    Allow, Backend, Bind, Dev, Escape, Fsync, Lay, Leaks, Mode, Network, OnFailure, Origin, Resolver, Secret, Settings,
+    Valued,
 };
 
 /// What one source (a profile, the environment, the flags) says. Lists of overrides add to those of lower sources; every other
@@ -23,6 +24,8 @@ pub struct Layer {
     pub retries: Option<u32>,
     pub timeout: Option<u32>,
     pub network: Option<Option<Network>>,
+    pub allow: Vec<Allow>,
+    pub escape: Option<Escape>,
     pub resolver: Option<Resolver>,
     pub lay: Vec<Lay>,
     pub bind: Vec<Bind>,
@@ -68,10 +71,10 @@ impl Layer {
         }
         put!(replace: mode, on_failure, mirror, indexes, official_index, use_official, offline);
         put!(replace: network, resolver, workdir, dev, grace, backend, exact, leaks, force, suppress_chown, fsync);
-        put!(add: lay, bind, tmpfs, env, cap_add, cap_drop, secret);
+        put!(add: allow, lay, bind, tmpfs, env, cap_add, cap_drop, secret);
         macro_rules! put_optional {
             ($($field:ident),*) => { $(replace(&mut settings.$field, self.$field.map(Some), || origin(stringify!($field)));)* };
         }
-        put_optional!(serve, serve_path, retries, timeout, user, hostname, scratch, report, source_date_epoch);
+        put_optional!(escape, serve, serve_path, retries, timeout, user, hostname, scratch, report, source_date_epoch);
     }
 }

@@ -79,6 +79,18 @@ pub enum Network {
     Host,
     /// An empty one with the loopback interface up.
     None,
+    /// An empty one with a proxy in it, which leads to the configured indexes and to what is allowed.
+    Mirrors,
+}
+
+/// What is done about hosts that the step asked for and did not get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Escape {
+    /// Each is told.
+    Warn,
+    /// The same, and the run has failed.
+    Fail,
 }
 
 /// The resolver file that the step sees.
@@ -212,6 +224,10 @@ pub struct Settings {
     pub timeout: Valued<Option<u32>>,
     /// The step's network; `None`: chosen from `offline` and the indexes.
     pub network: Valued<Option<Network>>,
+    /// Hosts that the proxy leads to, beside those of the indexes.
+    pub allow: Valued<Vec<Allow>>,
+    /// What is done about hosts that the step asked for and did not get; `None`: they are told where the network is `mirrors`.
+    pub escape: Valued<Option<Escape>>,
     /// The resolver file.
     pub resolver: Valued<Resolver>,
     /// Files laid over.
@@ -296,6 +312,9 @@ pub struct Source<'a> {
 /// The official index, PEP 503: the default of the setting `official_index`.
 pub const OFFICIAL_INDEX: &str = "https://pypi.org/simple";
 
+/// Where the links of the official index lead.
+pub const OFFICIAL_FILES: &str = "https://files.pythonhosted.org/";
+
 /// Seconds between a first INT or TERM and SIGKILL.
 const GRACE: u32 = 10;
 
@@ -355,6 +374,8 @@ fn defaults(environment: &Environment, home: &Path) -> Settings {
         retries: by_default(None),
         timeout: by_default(None),
         network: by_default(None),
+        allow: by_default(Vec::new()),
+        escape: by_default(None),
         resolver: by_default(Resolver::Host),
         lay: by_default(Vec::new()),
         bind: by_default(Vec::new()),

@@ -9,7 +9,7 @@ use serde_yaml::Value;
 use super::nearest::nearest;
 use super::{Faults, locate};
 
-const KEYS: [&str; 32] = [
+const KEYS: [&str; 34] = [
     "mode",
     "on_failure",
     "mirror",
@@ -28,6 +28,8 @@ const KEYS: [&str; 32] = [
     "hostname",
     "dev",
     "network",
+    "allow",
+    "escape",
     "resolver",
     "cap_add",
     "cap_drop",
