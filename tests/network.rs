@@ -288,6 +288,17 @@ fn a_run_that_must_not_escape_fails_and_leaves_the_image_as_it_was() {
 }
 
 #[test]
+fn whoever_kills_the_watch_reaches_nobody_and_does_not_pass_for_quiet() {
+    let field = Field::small();
+    let kill = "for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p = 1 ] || [ $p = $$ ] || kill -9 $p 2>/dev/null; done";
+    let script =
+        format!("{kill}; sleep 0.3; wget -q -T 5 -O - http://pypi.example/; echo hello > /tmp/x && cat /tmp/x");
+    let output = field.run(&["--network", "mirrors", "--escape", "fail"], &script);
+    assert_code(&output, 123);
+    assert!(stdout(&output) == "hello\n" && stderr(&output).contains("killed what watches"), "{}", stderr(&output));
+}
+
+#[test]
 fn what_makes_no_sense_is_refused_or_said() {
     let field = Field::small();
     let output = field.run(&["--escape", "fail"], "true");

@@ -240,6 +240,7 @@ pub fn tell(
         changes,
         dropped_overrides: dropped,
         escapes: outcome.escapes.clone(),
+        unwatched: outcome.unwatched,
         escaped: outcome.ended == Ended::Exited(0) && outcome.escaped,
         notes: plan.notes.clone(),
     };

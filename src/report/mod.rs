@@ -64,6 +64,8 @@ pub struct Report {
     pub dropped_overrides: Vec<Inside>,
     /// Hosts that the step asked for and did not get.
     pub escapes: Vec<Escape>,
+    /// The step ended what watches its network, so some may be missing.
+    pub unwatched: bool,
     /// The step ended well, and the run failed by them (`--escape fail`).
     pub escaped: bool,
     /// Things the user should know.

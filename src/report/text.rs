@@ -43,12 +43,16 @@ pub fn summary(report: &Report) -> String {
 /// The list of hosts that the step asked for and did not get.
 pub fn escapes(report: &Report) -> Option<String> {
     let first = match report.escapes.len() {
+        0 if report.unwatched => {
+            return Some("the step killed what watches its network, so nobody knows whom it asked for".to_owned());
+        }
         0 => return None,
         1 => "the step asked for a host that it did not get:".to_owned(),
         many => format!("the step asked for hosts that it did not get, {many} times:"),
     };
     let lines = report.escapes.iter().map(|escape| format!("\n  {}", escape.line()));
-    Some(std::iter::once(first).chain(lines).collect())
+    let rest = report.unwatched.then(|| "\n  and perhaps others: it killed what watches its network".to_owned());
+    Some(std::iter::once(first).chain(lines).chain(rest).collect())
 }
 
 fn failure(report: &Report) -> String {

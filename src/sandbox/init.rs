@@ -77,15 +77,16 @@ fn run(
     let mut view = View::open(plan)?;
     let port = view.as_ref().and_then(View::port);
     let program = Program::find(plan, port)?;
-    let warden = Warden::start(plan, lines, port)?;
+    let mut warden = Warden::start(plan, lines, port)?;
     let step = start(&Step { plan, trampoline, terminal, warden: warden.as_ref() }, &program)?;
     send(socket, &FromInit::Running, entered.terminal.as_ref().map(|(master, _)| master.as_fd()))?;
-    let ended = wait(socket, &signals, step, view.as_mut())?;
+    let ended = wait(socket, &signals, step, &mut Beside { view: view.as_mut(), warden: warden.as_mut() })?;
+    let unwatched = warden.is_some_and(|warden| warden.gone);
     kill_all();
     // A copy is synced before it is exchanged, and the image itself by whoever wants that; here it would write out the whole
     // file system, also for what is discarded.
     let lost = if plan.backend == Some(Backend::Overlay) { lost_data(&entered) } else { None };
-    send(socket, &FromInit::Ended { ended, lost }, None)
+    send(socket, &FromInit::Ended { ended, lost, unwatched }, None)
 }
 
 /// The kernel kills this process when the supervisor dies, and with pid 1 the whole namespace. A supervisor that died before
@@ -212,8 +213,25 @@ fn work_in(directory: &Path) -> Result<()> {
     Err(Fault::new("the working directory lies outside the image").into())
 }
 
+/// What runs beside the step.
+struct Beside<'a> {
+    view: Option<&'a mut View>,
+    warden: Option<&'a mut Warden>,
+}
+
+impl Beside<'_> {
+    fn ended(&mut self, pid: i32) {
+        if let Some(view) = &mut self.view {
+            view.ended(pid);
+        }
+        if let Some(warden) = &mut self.warden {
+            warden.ended(pid);
+        }
+    }
+}
+
 /// Waits for the step's end, reaping what it left and passing signals.
-fn wait(socket: BorrowedFd<'_>, signals: &Signals, step: i32, mut view: Option<&mut View>) -> Result<Ended> {
+fn wait(socket: BorrowedFd<'_>, signals: &Signals, step: i32, beside: &mut Beside<'_>) -> Result<Ended> {
     loop {
         while signals.next().is_some() {}
         while let Some((pid, ended)) = reap_any()? {
@@ -222,19 +240,19 @@ fn wait(socket: BorrowedFd<'_>, signals: &Signals, step: i32, mut view: Option<&
                     Ended::Stopped(_) => send(socket, &FromInit::Stopped, None)?,
                     ended => return Ok(ended),
                 }
-            } else if let Some(view) = &mut view {
-                view.ended(pid);
+            } else {
+                beside.ended(pid);
             }
         }
         let mut wait = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(socket, PollFlags::POLLIN)];
-        wait.extend(view.as_ref().and_then(|v| v.waiting()).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        wait.extend(beside.view.as_ref().and_then(|v| v.waiting()).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         match poll(&mut wait, PollTimeout::NONE) {
             Err(nix::errno::Errno::EINTR) => continue,
             other => other?,
         };
         let ready = |place: usize| wait.get(place).and_then(PollFd::revents).is_some_and(|r| !r.is_empty());
         let (message, client) = (ready(1), ready(2));
-        if client && let Some(view) = &mut view {
+        if client && let Some(view) = &mut beside.view {
             view.start()?;
         }
         if message {

@@ -22,6 +22,8 @@ pub enum FromInit {
         ended: Ended,
         /// An error of writing back the upper, if there was one.
         lost: Option<String>,
+        /// What watches the network did not live to the end.
+        unwatched: bool,
     },
 }
 

@@ -30,7 +30,9 @@ pub struct Outcome {
     pub interrupted: Option<i32>,
     /// Hosts that it asked for and did not get, where they are told.
     pub escapes: Vec<Escape>,
-    /// It must not have asked for them.
+    /// The step ended what watches its network, so some may be missing.
+    pub unwatched: bool,
+    /// It must not have asked for them, or for what nobody knows.
     pub escaped: bool,
 }
 
@@ -85,7 +87,7 @@ pub fn run(plan: &Plan, ground: &Ground, signals: Signals) -> Result<Outcome> {
     let mut outcome = result?;
     outcome.escapes = outer.map(Outer::finish).transpose()?.unwrap_or_default();
     let forbidden = plan.watch.as_ref().is_some_and(|watch| watch.escape == settings::Escape::Fail);
-    outcome.escaped = forbidden && !outcome.escapes.is_empty();
+    outcome.escaped = forbidden && (outcome.unwatched || !outcome.escapes.is_empty());
     Ok(outcome)
 }
 
@@ -198,11 +200,18 @@ impl Supervisor<'_> {
                 Ok(None)
             }
             Some((FromInit::Failed(fault), _)) => Err(fault.into()),
-            Some((FromInit::Ended { ended, lost }, _)) => {
+            Some((FromInit::Ended { ended, lost, unwatched }, _)) => {
                 if let Some(relay) = &mut self.relay {
                     relay.drain();
                 }
-                Ok(Some(Outcome { ended, lost, interrupted: self.interrupted, escapes: Vec::new(), escaped: false }))
+                Ok(Some(Outcome {
+                    ended,
+                    lost,
+                    unwatched,
+                    interrupted: self.interrupted,
+                    escapes: Vec::new(),
+                    escaped: false,
+                }))
             }
             None => {
                 let how = process::peek(self.pid);

@@ -25,6 +25,9 @@ const REMEMBERED: usize = 10_000;
 /// What pid 1 keeps of it.
 pub struct Warden {
     listeners: OwnedFd,
+    pid: i32,
+    /// It is gone: the step has the right to kill it.
+    pub gone: bool,
 }
 
 /// What it listens on.
@@ -45,7 +48,7 @@ impl Warden {
         let admitted = watch.door.iter().flat_map(|door| door.admitted.clone()).collect();
         let (ours, theirs) = socket::pair()?;
         match process::fork()? {
-            Forked::Parent { .. } => Ok(Some(Warden { listeners: ours })),
+            Forked::Parent { pid, .. } => Ok(Some(Warden { listeners: ours, pid, gone: false })),
             Forked::Child => {
                 drop(ours);
                 let ears = Ears { names, proxy, listeners: theirs };
@@ -53,6 +56,11 @@ impl Warden {
                 process::exit_now(code)
             }
         }
+    }
+
+    /// A child of pid 1 has ended.
+    pub fn ended(&mut self, pid: i32) {
+        self.gone |= self.pid == pid;
     }
 
     /// Has the warden told of the connections of this process and its children. Runs in the step's process, while it has all
