@@ -1,6 +1,8 @@
 //! `--network mirrors`, and what is told of hosts that a step asked for and did not get.
 #![allow(missing_docs, clippy::disallowed_methods, reason = "a test starts programs and clears up after itself")]
 
+#[path = "support/packages.rs"]
+mod packages;
 #[path = "support/sentinel.rs"]
 mod sentinel;
 mod support;
@@ -11,6 +13,7 @@ use std::process::Output;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use packages::Package;
 use serde_json::Value;
 use support::{Field, assert_code, stderr, stdout};
 
@@ -264,6 +267,62 @@ fn the_step_talks_to_itself_as_it_likes() {
         assert!(stdout(&output).starts_with("hello\n"), "{}", stdout(&output));
         assert_eq!(escapes(&field), []);
     }
+}
+
+#[test]
+fn the_proxy_leads_to_the_steps_own_servers_too() {
+    let field = Field::small();
+    let serve = "printf 'HTTP/1.1 200 OK\\r\\n\\r\\nown' | nc -l -p 5001 >/tmp/got & sleep 0.5";
+    let script = format!("{serve}\n{}\n{}", get("http://localhost:5001/"), get("http://localhost:5002/"));
+    let output = mirrors(&field, &[], &script);
+    assert_code(&output, 0);
+    assert!(stdout(&output).contains("\r\n\r\nownHTTP/1.1 403"), "{}", stdout(&output));
+    assert_eq!(escapes(&field), [("localhost:5002".to_owned(), "nothing is known that leads there".to_owned())]);
+}
+
+/// What the image's own pip does with an index whose files are at another host.
+#[test]
+fn pip_installs_from_an_index_whose_links_lead_to_a_host_that_is_allowed() {
+    let field = Field::small();
+    let root = support::debian_root();
+    let package = Package::wheel("app", "1.0");
+    let (name, bytes) = (package.file_name(), package.bytes());
+    let files = Server::start(move |_, _| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
+        [head.as_bytes(), &bytes].concat()
+    });
+    let link = format!("<a href='http://127.0.0.1:{}/{name}'>{name}</a>", files.port);
+    let index = Server::start(move |_, _| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n", link.len());
+        (head + &link).into_bytes()
+    });
+    let (url, allow) = (format!("http://localhost:{}/simple", index.port), format!("127.0.0.1:{}", files.port));
+    let run = |options: &[&str]| {
+        let fixed = [
+            "run",
+            "--mode",
+            "discard",
+            "--network",
+            "mirrors",
+            "--no-official",
+            "--report",
+            "report.json",
+            "--index",
+            &url,
+        ];
+        let scratch = field.path().join("scratch");
+        let command = [root.to_str().unwrap(), "--", "pip", "install", "--target", "/tmp/t", "app"];
+        let place = ["--scratch", scratch.to_str().unwrap()];
+        field.dropcloth([&fixed[..], &place, options, &command].concat()).output().unwrap()
+    };
+    let started = Instant::now();
+    assert_code(&run(&[]), 1);
+    assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
+    assert_eq!(escapes(&field), [(allow.clone(), "a link of an index, or a redirect, it seems".to_owned())]);
+    let output = run(&["--allow", &allow, "--escape", "fail"]);
+    assert_code(&output, 0);
+    assert!(stdout(&output).contains("Successfully installed app-1.0"), "{}", stdout(&output));
+    assert_eq!(escapes(&field), []);
 }
 
 #[test]

@@ -34,8 +34,11 @@ const PROJECT: [&str; 9] = [
 /// How deep requirements files may include each other.
 const DEPTH: usize = 8;
 
+/// An index may have its files elsewhere, or send its clients there.
+const LINK: &str = "a link of an index, or a redirect, it seems";
+
 /// What tools are known for, by the name of a program or of the script that it runs.
-const TOOLS: [(&str, &str); 9] = [
+const TOOLS: [(&str, &str); 11] = [
     ("poetry", "poetry has no setting for a mirror; poetry-plugin-pypi-mirror takes one"),
     ("setup.py", "this setuptools reads only the configuration in its own directory and its user's home"),
     ("pdm", "a source of the project"),
@@ -45,6 +48,8 @@ const TOOLS: [(&str, &str); 9] = [
     ("npm", "npm has no mirror here"),
     ("cargo", "cargo has no mirror here"),
     ("go", "Go has no mirror here"),
+    ("pip", LINK),
+    ("uv", LINK),
 ];
 
 /// Where apt's sources are, as installers of Debian and Ubuntu name them.
@@ -157,7 +162,9 @@ fn in_apt_sources(host: &str, process: &Process, read: Read<'_>) -> Option<Strin
 }
 
 fn in_variables(host: &str, process: &Process) -> Option<String> {
-    let (name, _) = process.variables.iter().find(|(_, value)| mentions(value, host))?;
+    // Those of the proxy name hosts that it is not asked for.
+    let other = |name: &str| !name.to_ascii_lowercase().ends_with("_proxy");
+    let (name, _) = process.variables.iter().find(|(name, value)| other(name) && mentions(value, host))?;
     Some(format!("the variable {name}"))
 }
 
@@ -177,7 +184,11 @@ fn file_name(word: &str) -> &str {
 }
 
 fn known_tool(process: &Process) -> Option<String> {
-    let words = process.command.iter().take(3).map(|word| file_name(word));
+    let words = process
+        .command
+        .iter()
+        .take(3)
+        .map(|word| file_name(word).trim_end_matches(|c: char| c == '.' || c.is_ascii_digit()));
     let mut found = words.filter_map(|word| TOOLS.iter().find(|(name, _)| *name == word));
     found.next().map(|(_, cause)| (*cause).to_owned())
 }
@@ -236,6 +247,9 @@ mod tests {
     #[test]
     fn files_that_include_each_other_end() {
         let read = |_: &Path| Some("-r r.txt\n".to_owned());
-        assert_eq!(cause("a", &[process("pip install -r r.txt", &[])], &read), "nothing is known that leads there");
+        assert_eq!(
+            cause("a", &[process("pip install -r r.txt", &[])], &read),
+            "a link of an index, or a redirect, it seems"
+        );
     }
 }

@@ -99,3 +99,32 @@ fn tunnel(mut stream: TcpStream, ask: &Ask, proxy: &Proxy) -> Result<TcpStream, 
     let accepted = first.split(' ').nth(1).is_some_and(|status| status.starts_with('2'));
     if accepted { Ok(stream) } else { Err(format!("the proxy of this machine answered {first:?}")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_came_in_by_a_pattern_leads_nowhere_on_this_machine() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(connect("127.0.0.1", port, true).is_ok());
+        assert!(connect("127.0.0.1", port, false).is_err_and(|why| why.contains("this machine itself")));
+        for address in ["127.1.2.3", "::1", "::ffff:127.0.0.1", "0.0.0.0", "169.254.169.254", "fe80::1"] {
+            assert!(is_own(address.parse().unwrap()), "{address}");
+        }
+        assert!(!is_own("10.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn who_is_not_admitted_is_not_looked_up() {
+        let outside = Outside {
+            admitted: vec![Allow { host: "a.invalid".to_owned(), port: Some(80) }],
+            upstream: Upstream::default(),
+        };
+        let answer = |host: &str, port| outside.answer(&Ask { host: host.to_owned(), port, tunnel: true }).0;
+        assert_eq!(answer("b.invalid", 80), Answer::Refused);
+        assert_eq!(answer("a.invalid", 443), Answer::Refused);
+        assert!(matches!(answer("A.Invalid.", 80), Answer::Failed(_)));
+    }
+}

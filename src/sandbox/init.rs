@@ -75,9 +75,8 @@ fn run(
         tty::take_control(slave)?;
     }
     let mut view = View::open(plan)?;
-    let port = view.as_ref().and_then(View::port);
-    let program = Program::find(plan, port)?;
-    let mut warden = Warden::start(plan, lines, port)?;
+    let program = Program::find(plan, view.as_ref().and_then(View::port))?;
+    let mut warden = Warden::start(plan, lines)?;
     let step = start(&Step { plan, trampoline, terminal, warden: warden.as_ref() }, &program)?;
     send(socket, &FromInit::Running, entered.terminal.as_ref().map(|(master, _)| master.as_fd()))?;
     let ended = wait(socket, &signals, step, &mut Beside { view: view.as_mut(), warden: warden.as_mut() })?;

@@ -39,7 +39,7 @@ struct Ears {
 
 impl Warden {
     /// Starts it, where the plan has one. Runs in pid 1, in the merged root and the step's network, which has one thread.
-    pub fn start(plan: &Plan, lines: Option<Lines>, view: Option<u16>) -> Result<Option<Warden>> {
+    pub fn start(plan: &Plan, lines: Option<Lines>) -> Result<Option<Warden>> {
         let (Some(watch), Some(lines)) = (&plan.watch, lines) else { return Ok(None) };
         let here = |what: &str| format!("cannot listen for {what} in the network of the step");
         let names = UdpSocket::bind((Ipv4Addr::LOCALHOST, 53)).doing(|| here("look-ups of names"))?;
@@ -52,7 +52,7 @@ impl Warden {
             Forked::Child => {
                 drop(ours);
                 let ears = Ears { names, proxy, listeners: theirs };
-                let code = if stand(lines, ears, admitted, view).is_ok() { 0 } else { 125 };
+                let code = if stand(lines, ears, admitted).is_ok() { 0 } else { 125 };
                 process::exit_now(code)
             }
         }
@@ -80,7 +80,7 @@ impl Warden {
 }
 
 /// Child of pid 1.
-fn stand(lines: Lines, ears: Ears, admitted: Vec<Allow>, view: Option<u16>) -> Result<()> {
+fn stand(lines: Lines, ears: Ears, admitted: Vec<Allow>) -> Result<()> {
     let account = Account { uid: 0, gid: 0, groups: Vec::new(), home: "/".into(), name: None };
     privileges::lower(&account, &["CAP_SYS_PTRACE".to_owned(), "CAP_DAC_READ_SEARCH".to_owned()])?;
     let hostname = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -94,9 +94,9 @@ fn stand(lines: Lines, ears: Ears, admitted: Vec<Allow>, view: Option<u16>) -> R
     let own = Arc::clone(&teller);
     std::thread::spawn(move || names::answer(&ears.names, &|name, port| own.name(name, &hostname, port)));
     if let (Some(listener), Some(asks)) = (ears.proxy, lines.asks) {
-        let own = Arc::clone(&teller);
+        let (own, known) = (Arc::clone(&teller), Arc::clone(&teller));
         let doors = Doors {
-            dial: Box::new(move |ask| dial(asks.as_fd(), ask, view)),
+            dial: Box::new(move |ask| dial(asks.as_fd(), ask, &known.admitted)),
             refused: Box::new(move |from, ask| own.refused(from, ask)),
         };
         std::thread::spawn(move || serve::serve(&listener, doors));
@@ -108,15 +108,12 @@ fn stand(lines: Lines, ears: Ears, admitted: Vec<Allow>, view: Option<u16>) -> R
     Ok(())
 }
 
-/// Asks the door. What is on the step's own loopback interface is dialed here: the mirror's view, for tools that send
-/// everything to the proxy.
-fn dial(asks: BorrowedFd<'_>, ask: &Ask, view: Option<u16>) -> Dialed {
-    let own = [Ipv4Addr::LOCALHOST.to_string(), "localhost".to_owned()].contains(&canonical(&ask.host));
-    if own && Some(ask.port) == view {
-        return match TcpStream::connect((Ipv4Addr::LOCALHOST, ask.port)) {
-            Ok(stream) => Dialed::Open(stream, None),
-            Err(error) => Dialed::Failed(error.to_string()),
-        };
+/// Asks the door. The step's own loopback interface is here, for tools that send everything to the proxy; only where that of
+/// this machine is admitted, the same name means that.
+fn dial(asks: BorrowedFd<'_>, ask: &Ask, admitted: &[Allow]) -> Dialed {
+    if is_loopback(&canonical(&ask.host)) && !admitted.iter().any(|allow| allow.admits(&ask.host, ask.port)) {
+        let own = TcpStream::connect((Ipv4Addr::LOCALHOST, ask.port));
+        return own.map_or(Dialed::Refused, |stream| Dialed::Open(stream, None));
     }
     let answer = || -> Result<Option<(Answer, Option<OwnedFd>)>> {
         let (ours, theirs) = socket::pair()?;
@@ -131,6 +128,10 @@ fn dial(asks: BorrowedFd<'_>, ask: &Ask, view: Option<u16>) -> Dialed {
         Ok(_) => Dialed::Failed("the door is closed".to_owned()),
         Err(error) => Dialed::Failed(error.to_string()),
     }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Tells of every connection, and lets it happen: what it leads to is not in this network, so the kernel refuses it at once.
