@@ -31,7 +31,7 @@ fn check_server(wish: &str, no_network: bool, faults: &mut Faults) {
         check_url(url, faults);
     }
     if no_network {
-        let hint = "Leave --network out: with --offline every installer asks the server only.";
+        let hint = "Leave --network out, since with --offline every installer asks the server only, or use --network mirrors, which leads to the server and to no other host.";
         faults.push(("the step cannot reach the server of --serve with --network none".to_owned(), hint.to_owned()));
     }
 }
