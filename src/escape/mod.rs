@@ -33,6 +33,9 @@ pub struct Escape {
     pub cause: String,
 }
 
+/// Characters of a command line in the list for people.
+const WIDTH: usize = 100;
+
 impl Escape {
     /// The same attempt once more.
     pub fn repeats(&self, other: &Escape) -> bool {
@@ -47,15 +50,39 @@ impl Escape {
         let who = match (self.pid, self.command.is_empty()) {
             (None, _) => "a process that is gone".to_owned(),
             (Some(pid), true) => format!("pid {pid}"),
-            (Some(pid), false) => format!("pid {pid}, {}", shortened(&self.command.join(" "))),
+            (Some(pid), false) => format!("pid {pid}, {}", shortened(&self.command.join(" "), WIDTH)),
         };
-        format!("{host}: {who} ({})", self.cause)
+        plain(&format!("{host}: {who} ({})", self.cause))
     }
 }
 
-/// What comes from the step is not to move the cursor of a terminal, or to fill it.
-fn shortened(text: &str) -> String {
-    const WIDTH: usize = 100;
-    let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(WIDTH).collect();
-    if text.chars().count() > WIDTH { format!("{plain}…") } else { plain }
+/// What comes from the step is not to move the cursor of a terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// At most `width` characters of a text.
+pub fn shortened(text: &str, width: usize) -> String {
+    let begin: String = text.chars().take(width).collect();
+    if begin.len() < text.len() { format!("{begin}…") } else { begin }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_nothing_that_a_terminal_would_obey() {
+        let escape = Escape {
+            host: "a\u{1b}[2J.example".to_owned(),
+            port: Some(443),
+            how: How::Refused,
+            pid: Some(7),
+            command: vec!["sh".to_owned(), "-c".to_owned(), format!("\r\n{}", "x".repeat(500))],
+            cause: "r.txt line 1: \u{7}".to_owned(),
+        };
+        let line = escape.line();
+        assert!(!line.contains(char::is_control) && line.chars().count() < 200, "{line:?}");
+        assert!(line.starts_with("a [2J.example:443: pid 7, sh -c "), "{line:?}");
+    }
 }

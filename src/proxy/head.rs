@@ -38,6 +38,8 @@ pub struct Request {
     pub expects: bool,
     /// The client wants to go on afterwards.
     pub keeps: bool,
+    /// Of HTTP/1: a client of 1.0 cannot read a chunked body, so the host must not know a later one.
+    minor: u8,
 }
 
 /// What came back.
@@ -118,6 +120,7 @@ pub fn request(head: &[u8]) -> Result<Request, &'static str> {
         body: if tunnel { Body::Empty } else { framing(&fields, Body::Empty)? },
         expects: has(&fields, "expect", "100-continue"),
         keeps,
+        minor: parsed.version.unwrap_or(0),
         authority: authority.to_owned(),
         path: path.to_owned(),
         method,
@@ -142,7 +145,8 @@ impl Request {
         let path = format!("{slash}{}", self.path);
         let target = if via.is_some() { format!("http://{}{path}", self.authority) } else { path };
         // The host is that of the target, RFC 9112 3.2.2: it is what was admitted.
-        let mut out = format!("{} {target} HTTP/1.1\r\nHost: {}\r\n", self.method, self.authority).into_bytes();
+        let mut out =
+            format!("{} {target} HTTP/1.{}\r\nHost: {}\r\n", self.method, self.minor, self.authority).into_bytes();
         for (name, value) in passed(&self.fields).filter(|(name, _)| !name.eq_ignore_ascii_case("host")) {
             out.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
         }

@@ -13,7 +13,7 @@ use super::{Ask, Via};
 /// Clients at a time; uv asks with fifty.
 const CLIENTS: usize = 256;
 /// How long a client may take to say what it wants, and a host to answer.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What became of an [`Ask`].
 pub enum Dialed {
@@ -44,7 +44,8 @@ pub fn serve(listener: &TcpListener, doors: Doors) -> io::Result<()> {
         let (stream, from) = listener.accept()?;
         if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS {
             clients.fetch_sub(1, Ordering::Relaxed);
-            let _ = say(&stream, "503 Too Many Clients", "The proxy of dropcloth has too many clients.");
+            // Not waited for: others want to be let in.
+            let _ = write_answer(&stream, "503 Too Many Clients", "The proxy of dropcloth has too many clients.");
             continue;
         }
         let (doors, own) = (Arc::clone(&doors), Arc::clone(&clients));
@@ -105,13 +106,15 @@ fn attend(client: &TcpStream, from: SocketAddr, doors: &Doors) -> io::Result<()>
     }
 }
 
+fn write_answer(mut client: &TcpStream, status: &str, text: &str) -> io::Result<()> {
+    let length = text.len() + 1;
+    let fields = format!("Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\nConnection: close");
+    client.write_all(format!("HTTP/1.1 {status}\r\n{fields}\r\n\r\n{text}\n").as_bytes())
+}
+
 /// A response of the proxy's own, after which the connection ends.
-fn say(mut client: &TcpStream, status: &str, text: &str) -> io::Result<()> {
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        text.len() + 1
-    );
-    client.write_all(format!("{head}{text}\n").as_bytes())?;
+fn say(client: &TcpStream, status: &str, text: &str) -> io::Result<()> {
+    write_answer(client, status, text)?;
     // Closing with something unread resets the connection, and the client would not see the response.
     client.shutdown(Shutdown::Write)?;
     client.set_read_timeout(Some(Duration::from_secs(1)))?;

@@ -40,6 +40,9 @@ pub fn summary(report: &Report) -> String {
     }
 }
 
+/// Hosts in the list for people.
+const ESCAPES: usize = 40;
+
 /// The list of hosts that the step asked for and did not get.
 pub fn escapes(report: &Report) -> Option<String> {
     let first = match report.escapes.len() {
@@ -50,9 +53,11 @@ pub fn escapes(report: &Report) -> Option<String> {
         1 => "the step asked for a host that it did not get:".to_owned(),
         many => format!("the step asked for hosts that it did not get, {many} times:"),
     };
-    let lines = report.escapes.iter().map(|escape| format!("\n  {}", escape.line()));
+    let lines = report.escapes.iter().take(ESCAPES).map(|escape| format!("\n  {}", escape.line()));
+    let more = report.escapes.len().saturating_sub(ESCAPES);
+    let more = (more > 0).then(|| format!("\n  and {more} more, in the file of --report"));
     let rest = report.unwatched.then(|| "\n  and perhaps others: it killed what watches its network".to_owned());
-    Some(std::iter::once(first).chain(lines).chain(rest).collect())
+    Some(std::iter::once(first).chain(lines).chain(more).chain(rest).collect())
 }
 
 fn failure(report: &Report) -> String {

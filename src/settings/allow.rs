@@ -23,7 +23,7 @@ impl Allow {
         let right_port = self.port.map_or_else(|| USUAL.contains(&port), |own| own == port);
         let host = canonical(host);
         let right_host = match self.host.strip_prefix('*') {
-            Some(below) => host.parse::<IpAddr>().is_err() && host.len() > below.len() && host.ends_with(below),
+            Some(below) => host.len() > below.len() && host.ends_with(below) && is_name(&host),
             None => host == self.host,
         };
         right_port && right_host
@@ -59,6 +59,12 @@ impl std::fmt::Display for Allow {
     }
 }
 
+/// A name and no address, with nothing in it that could end a line of a protocol.
+fn is_name(host: &str) -> bool {
+    let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+    host.chars().all(plain) && host.parse::<IpAddr>().is_err()
+}
+
 /// One spelling of a host: names have no case, and an address of IPv4 written as one of IPv6 is that of IPv4.
 pub fn canonical(host: &str) -> String {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
@@ -89,7 +95,7 @@ pub fn parse(text: &str) -> Result<Allow, (String, String)> {
     let plain = |host: &str| {
         let name = host.strip_prefix("*.").unwrap_or(host);
         let address = host.parse::<IpAddr>().is_ok();
-        address || (!name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c)))
+        address || (!name.is_empty() && is_name(name))
     };
     match split(text) {
         Some((host, port)) if plain(host) => Ok(Allow { host: canonical(host), port }),
@@ -118,6 +124,7 @@ mod tests {
             ("*.example.com", "example.com", 443, false),
             ("*.example.com", "badexample.com", 443, false),
             ("*.0.0.1", "127.0.0.1", 80, false),
+            ("*.example.com", "a\r\nX: y\r\n.example.com", 80, false),
             ("127.0.0.1", "::ffff:127.0.0.1", 80, true),
             ("127.0.0.1", "127.1", 80, false),
             ("[::1]:3141", "0:0::1", 3141, true),

@@ -20,8 +20,6 @@ use crate::sandbox::privileges;
 use crate::sys::process::{self, Forked};
 use crate::sys::socket;
 
-/// Escapes that are kept; of a step that asks for more hosts, the first.
-const KEPT: usize = 1000;
 /// Connections that are opened at a time.
 const OPENING: usize = 256;
 
@@ -54,7 +52,7 @@ impl Outer {
                 return Ok(());
             }
             let Some((escape, _)) = receive::<Escape>(self.records.as_fd())? else { return Ok(()) };
-            if self.escapes.len() < KEPT && !self.escapes.iter().any(|known| known.repeats(&escape)) {
+            if !self.escapes.iter().any(|known| known.repeats(&escape)) {
                 self.escapes.push(escape);
             }
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{Lines, names, who};
 use crate::error::{Doing, Result};
-use crate::escape::{Escape, How, cause};
+use crate::escape::{Escape, How, cause, shortened};
 use crate::image::account::Account;
 use crate::plan::Plan;
 use crate::proxy::serve::{self, Dialed, Doors};
@@ -19,8 +19,8 @@ use crate::settings::allow::canonical;
 use crate::sys::process::{self, Forked};
 use crate::sys::{notify, socket};
 
-/// Attempts that are remembered, so that each is looked into once.
-const REMEMBERED: usize = 10_000;
+/// Attempts that are told; of a step that asks for more, the first.
+const TOLD: usize = 1000;
 
 /// What pid 1 keeps of it.
 pub struct Warden {
@@ -183,21 +183,25 @@ impl Teller {
     }
 
     fn find(&self, look: impl FnOnce() -> Option<i32>) -> Option<i32> {
-        if self.proc_is_ours { look() } else { None }
+        // To look costs milliseconds, which a step that asks for thousands of hosts would have to wait for.
+        let full = self.seen.lock().is_ok_and(|seen| seen.len() >= TOLD);
+        if self.proc_is_ours && !full { look() } else { None }
     }
 
     fn tell(&self, host: String, port: Option<u16>, how: How, pid: Option<i32>) {
         if let Ok(mut seen) = self.seen.lock()
-            && (seen.len() >= REMEMBERED || !seen.insert((host.clone(), port, pid)))
+            && (seen.len() >= TOLD || !seen.insert((host.clone(), port, pid)))
         {
             return;
         }
+        // A message holds 64 KiB, and every text here may be the step's.
+        let host = shortened(&host, 255);
         let chain = pid.map(who::chain).unwrap_or_default();
         let past =
             self.proxied && how == How::Name && self.admitted.iter().any(|a| a.admits(&host, a.port.unwrap_or(443)));
         let cause = match past {
             true => "it is admitted, and asked for past the proxy that $https_proxy names".to_owned(),
-            false => cause::cause(&host, &chain, &who::read),
+            false => shortened(&cause::cause(&host, &chain, &who::read), 300),
         };
         let command = chain.into_iter().next().map(|process| process.command).unwrap_or_default();
         // The supervisor may be gone; then nobody asks.
