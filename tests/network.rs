@@ -388,6 +388,35 @@ fn a_settings_file_allows_hosts_and_the_plan_shows_them() {
     std::fs::remove_file(field.path().join("dropcloth.yaml")).unwrap();
 }
 
+/// Its chroots are in a network that is not ours.
+#[test]
+fn who_enters_the_image_without_a_run_has_no_proxy_of_ours() {
+    let field = Field::small();
+    std::fs::write(field.path().join("dropcloth.yaml"), "network: mirrors\nescape: fail\nindex: http://127.0.0.1:1/\n")
+        .unwrap();
+    let chroot = |transaction: &str, script: &str| {
+        let mut command = field.dropcloth(["chroot", "./rootfs", "/bin/sh", "-c", script]);
+        if !transaction.is_empty() {
+            command.env("DROPCLOTH_TRANSACTION", transaction);
+        }
+        command.output().unwrap()
+    };
+    let output = chroot("", "cat /etc/pip.conf; echo \"$http_proxy\"");
+    assert_code(&output, 0);
+    assert!(
+        stdout(&output).contains("index-url = http://127.0.0.1:1/") && !stdout(&output).contains("3128"),
+        "{}",
+        stdout(&output)
+    );
+    // A step of a transaction is a run.
+    assert_code(&field.dropcloth(["begin", "--name", "t", "./rootfs"]).output().unwrap(), 0);
+    let output = chroot("t", "nslookup pypi.example; echo $http_proxy");
+    assert_code(&output, 123);
+    assert!(stdout(&output).contains("3128") && stderr(&output).contains("pypi.example: pid "), "{}", stderr(&output));
+    assert_code(&field.dropcloth(["discard", "t"]).output().unwrap(), 0);
+    std::fs::remove_file(field.path().join("dropcloth.yaml")).unwrap();
+}
+
 mod as_root {
     use super::*;
     use sentinel::{Layered, Sentinel};

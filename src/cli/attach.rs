@@ -40,7 +40,7 @@ pub fn attach(cli: &Cli, flags: &Flags, root: &Path) -> Result<u8> {
     }
     // The same lock twice would be two open files against each other.
     drop(image);
-    let mut prepared = common::prepare_in(cli, &flags, root, &[])?;
+    let mut prepared = common::prepare_to_lay(cli, &flags, root, &[])?;
     if prepared.server.0.is_some() {
         return refuse(
             Fault::new("attach cannot serve: nobody is there to stop the server")

@@ -9,13 +9,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::args::{Cli, Verb};
 use super::common::{self, Prepared};
-use super::{kept, named, userns};
+use super::{kept, named, run, userns};
 use crate::error::{Fault, Result};
 use crate::front::credentials::{Credentials, Known};
 use crate::front::lay;
 use crate::front::options::{self, Options, Parsed};
 use crate::front::points::Points;
 use crate::image::Image;
+use crate::report;
 use crate::settings::Flags;
 use crate::sys::process::{self, Ended, Forked};
 use crate::sys::signal::{self, Signals};
@@ -245,7 +246,7 @@ fn wrapped_flags() -> Option<Vec<String>> {
 
 fn prepare(options: &Options, command: &[OsString]) -> Result<Prepared> {
     let (cli, flags) = flags()?;
-    common::prepare_in(&cli, &flags, Path::new(&options.root), command)
+    common::prepare_to_lay(&cli, &flags, Path::new(&options.root), command)
 }
 
 /// As a step of a transaction: a sandbox then, and all calls of a play together are one commit.
@@ -255,5 +256,6 @@ fn joined(options: &Options, name: &str) -> Result<u8> {
     let image = std::fs::canonicalize(&options.root)?;
     let transaction = kept::find_on(Some(&image), name)?;
     let joined = named::join(&cli, &flags, transaction, &command(options), name)?;
-    Ok(joined.outcome.ended.code())
+    report::text::escapes(&joined.outcome).iter().for_each(|text| common::say(text));
+    Ok(run::exit_code(&joined.outcome))
 }

@@ -54,6 +54,21 @@ pub fn prepare(cli: &Cli, arguments: &RunArguments) -> Result<Prepared> {
 
 /// The same with the parts of the arguments.
 pub fn prepare_in(cli: &Cli, flags: &Flags, root: &Path, command: &[OsString]) -> Result<Prepared> {
+    prepare_with(cli, flags, root, command, &|_| ())
+}
+
+/// The same for those who enter the image without us.
+pub fn prepare_to_lay(cli: &Cli, flags: &Flags, root: &Path, command: &[OsString]) -> Result<Prepared> {
+    prepare_with(cli, flags, root, command, &Settings::keep_network)
+}
+
+fn prepare_with(
+    cli: &Cli,
+    flags: &Flags,
+    root: &Path,
+    command: &[OsString],
+    change: &dyn Fn(&mut Settings),
+) -> Result<Prepared> {
     let cwd = std::env::current_dir().doing(|| "cannot tell the working directory")?;
     let environment: BTreeMap<_, _> = std::env::vars_os().collect();
     let home = home(&environment);
@@ -64,6 +79,7 @@ pub fn prepare_in(cli: &Cli, flags: &Flags, root: &Path, command: &[OsString]) -
         &home,
         &cwd,
     )?;
+    change(&mut settings);
     let server = with_server(&mut settings)?;
     let image = Image::open(root)?;
     let host = Host::look(&settings, &cwd, environment);

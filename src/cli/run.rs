@@ -244,7 +244,7 @@ pub fn tell(
         escaped: outcome.ended == Ended::Exited(0) && outcome.escaped,
         notes: plan.notes.clone(),
     };
-    report::text::escapes(&report).iter().for_each(|text| say(text));
+    report::text::escapes(outcome).iter().for_each(|text| say(text));
     for path in &report.dropped_overrides {
         log::warn!(
             "the step changed {path}, which is laid over: its version is dropped (when_changed: keep would keep it)"
@@ -264,7 +264,7 @@ pub fn succeeded(outcome: &Outcome) -> bool {
 
 /// The step's own status; for one that ended well because dropcloth was interrupted, that signal's, and for one that ended well
 /// and asked for hosts that it must not have, one of dropcloth's own.
-fn exit_code(outcome: &Outcome) -> u8 {
+pub fn exit_code(outcome: &Outcome) -> u8 {
     match (outcome.ended, outcome.interrupted) {
         (Ended::Exited(0), Some(signal)) => Ended::Signaled(signal).code(),
         (Ended::Exited(0), None) if outcome.escaped => Exit::Escaped.code(),

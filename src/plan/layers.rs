@@ -12,7 +12,7 @@ use crate::image::Inside;
 use crate::image::inside::Place;
 use crate::image::survey::Survey;
 use crate::pypi::overrides;
-use crate::settings::{Network, Resolver, Settings, WhenChanged};
+use crate::settings::{Network, Settings, WhenChanged};
 
 /// What an override file holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -133,10 +133,10 @@ pub fn lay(
             put(scaffold, survey, &file.path, entry, &mut |why| notes.push(why));
         }
     }
-    let watched = ways.watched && settings.resolver.value != Resolver::Image;
     let resolver = match ways.network {
         Network::Host => host.resolv_conf.as_deref(),
-        Network::None | Network::Mirrors => watched.then_some(WATCHED_RESOLVER),
+        // Also where the image's own is asked for: its servers are out of reach, and some programs wait for them.
+        Network::None | Network::Mirrors => ways.watched.then_some(WATCHED_RESOLVER),
     };
     if let Some(bytes) = resolver {
         let entry = Entry::File {

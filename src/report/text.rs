@@ -6,6 +6,7 @@ use std::fmt::Write;
 use super::{Fate, Report};
 use crate::changes::owners::Owner;
 use crate::changes::{Change, Changes, Kind, What};
+use crate::sandbox::Outcome;
 
 /// The summary line of a run.
 pub fn summary(report: &Report) -> String {
@@ -44,19 +45,19 @@ pub fn summary(report: &Report) -> String {
 const ESCAPES: usize = 40;
 
 /// The list of hosts that the step asked for and did not get.
-pub fn escapes(report: &Report) -> Option<String> {
-    let first = match report.escapes.len() {
-        0 if report.unwatched => {
+pub fn escapes(outcome: &Outcome) -> Option<String> {
+    let first = match outcome.escapes.len() {
+        0 if outcome.unwatched => {
             return Some("the step killed what watches its network, so nobody knows whom it asked for".to_owned());
         }
         0 => return None,
         1 => "the step asked for a host that it did not get:".to_owned(),
         many => format!("the step asked for hosts that it did not get, {many} times:"),
     };
-    let lines = report.escapes.iter().take(ESCAPES).map(|escape| format!("\n  {}", escape.line()));
-    let more = report.escapes.len().saturating_sub(ESCAPES);
+    let lines = outcome.escapes.iter().take(ESCAPES).map(|escape| format!("\n  {}", escape.line()));
+    let more = outcome.escapes.len().saturating_sub(ESCAPES);
     let more = (more > 0).then(|| format!("\n  and {more} more, in the file of --report"));
-    let rest = report.unwatched.then(|| "\n  and perhaps others: it killed what watches its network".to_owned());
+    let rest = outcome.unwatched.then(|| "\n  and perhaps others: it killed what watches its network".to_owned());
     Some(std::iter::once(first).chain(lines).chain(more).chain(rest).collect())
 }
 

@@ -286,6 +286,18 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// For whoever enters the image in a network that is not ours: no proxy of ours is there, and nobody watches.
+    pub fn keep_network(&mut self) {
+        if self.network.value == Some(Network::Mirrors) {
+            self.network.value = Some(Network::Host);
+            self.notes.push("--network mirrors is for `dropcloth run`; here the network stays as it is.".to_owned());
+        }
+        self.escape.value = None;
+        self.allow.value.clear();
+    }
+}
+
 /// The command to run in the image; empty: a shell.
 pub type Command = Vec<OsString>;
 
