@@ -59,7 +59,7 @@ pub fn prepare_in(cli: &Cli, flags: &Flags, root: &Path, command: &[OsString]) -
     let home = home(&environment);
     let mut settings = settings::resolve(
         flags,
-        &settings::Source { config: cli.config.as_deref(), profile: cli.profile.as_deref() },
+        &settings::Source { config: cli.global.config.as_deref(), profile: cli.global.profile.as_deref() },
         &Environment(environment.clone()),
         &home,
         &cwd,
