@@ -104,10 +104,7 @@ fn attempt(
     terminal: Option<BorrowedFd<'_>>,
 ) -> Result<(i32, i32)> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let pid = match process::fork()? {
-        Forked::Child => become_step(plan, program, trampoline, terminal, write),
-        Forked::Parent { pid, .. } => pid,
-    };
+    let pid = process::start_sharing(&mut || become_step(plan, program, trampoline, terminal, write.as_fd()))?;
     drop(write);
     let mut report = Vec::new();
     let mut buffer = [0_u8; 4096];
@@ -130,16 +127,19 @@ fn attempt(
     }
 }
 
-/// The step's process between fork and exec: with all rights of pid 1 at first, with the step's at the end.
+/// The step's process before its exec: with all rights of pid 1 at first, with the step's at the end. It shares the memory of
+/// pid 1, which stands still meanwhile. Returns its exit status when it could not become the step.
 fn become_step(
     plan: &Plan,
     program: &Program,
     trampoline: &Trampoline,
     terminal: Option<BorrowedFd<'_>>,
-    report: OwnedFd,
-) -> ! {
+    report: BorrowedFd<'_>,
+) -> i32 {
     let prepared = prepare(plan, terminal);
-    let code = match (prepared, exec::at_report_fd(report)) {
+    // A descriptor of this process alone: that of pid 1 is not ours to close.
+    let Ok(report) = rustix::io::fcntl_dupfd_cloexec(report, 0) else { return 125 };
+    match (prepared, exec::at_report_fd(report)) {
         (Ok(()), Ok(report)) => {
             let errno = program.exec(trampoline, report.as_fd());
             let _ = rustix::io::write(&report, &errno.to_le_bytes());
@@ -151,8 +151,7 @@ fn become_step(
             125
         }
         (_, Err(_)) => 125,
-    };
-    process::exit_now(code)
+    }
 }
 
 fn prepare(plan: &Plan, terminal: Option<BorrowedFd<'_>>) -> Result<()> {
