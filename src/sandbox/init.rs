@@ -10,11 +10,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::exec::{self, Program};
 use super::message::{FromInit, ToInit, receive, send};
 use super::view::View;
-use super::{Entered, Ground, enter, privileges};
+use super::{Entered, Ground, enter, privileges, scaffold};
 use crate::error::{Doing, Fault, Result};
 use crate::plan::Plan;
 use crate::settings::Backend;
-use crate::sys::process::{self, Ended, Forked};
+use crate::sys::process::{self, Ended};
 use crate::sys::signal::{self, Signals};
 use crate::sys::trampoline::Trampoline;
 use crate::sys::{fs, seccomp, tty, userns};
@@ -68,7 +68,11 @@ fn run(plan: &Plan, ground: &Ground, trampoline: &Trampoline, socket: BorrowedFd
     // A copy is synced before it is exchanged, and the image itself by whoever wants that; here it would write out the whole
     // file system, also for what is discarded.
     let lost = if plan.backend == Some(Backend::Overlay) { lost_data(&entered) } else { None };
-    send(socket, &FromInit::Ended { ended, lost }, None)
+    let touched = match &entered.bound {
+        Some(scaffold) => scaffold::touched_in_memory(plan, scaffold.as_fd(), ground.laid_at)?,
+        None => Vec::new(),
+    };
+    send(socket, &FromInit::Ended { ended, lost, touched }, None)
 }
 
 /// The kernel kills this process when the supervisor dies, and with pid 1 the whole namespace. A supervisor that died before

@@ -10,6 +10,7 @@ use super::tty::Relay;
 use super::{Ground, init};
 use crate::error::{Doing, Fault, Result};
 use crate::host::ids::Extent;
+use crate::image::Inside;
 use crate::plan::Plan;
 use crate::settings::Network;
 use crate::sys::process::{self, Ended, Forked};
@@ -24,6 +25,8 @@ pub struct Outcome {
     pub ended: Ended,
     /// Data that the kernel could not write back: such a step must not be committed.
     pub lost: Option<String>,
+    /// Overrides in memory that the step wrote to.
+    pub touched: Vec<Inside>,
     /// The first INT or TERM that dropcloth itself got during the step.
     pub interrupted: Option<i32>,
 }
@@ -178,11 +181,11 @@ impl Supervisor<'_> {
                 Ok(None)
             }
             Some((FromInit::Failed(fault), _)) => Err(fault.into()),
-            Some((FromInit::Ended { ended, lost }, _)) => {
+            Some((FromInit::Ended { ended, lost, touched }, _)) => {
                 if let Some(relay) = &mut self.relay {
                     relay.drain();
                 }
-                Ok(Some(Outcome { ended, lost, interrupted: self.interrupted }))
+                Ok(Some(Outcome { ended, lost, touched, interrupted: self.interrupted }))
             }
             None => {
                 let how = process::peek(self.pid);
