@@ -1,8 +1,10 @@
 //! What a commit costs: the same step on images of 10³ and 10⁶ files, and 30,000 new small files beside `cp -a` of them.
 //!
-//! The contenders take turns, so that a machine that changes its speed changes it for all. Started by scripts/bench commit;
-//! needs root, and some minutes and two gigabytes for the large image.
+//! The contenders take turns, so that a machine that changes its speed changes it for all. Started by `scripts/bench files` and
+//! `commit`; needs root, and some minutes and two gigabytes for the large image.
 #![allow(clippy::disallowed_methods, reason = "a bench starts programs")]
+
+mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,10 +20,6 @@ const SMALL_STEP: &str = "mkdir /opt.new; i=0; while [ $i -lt 200 ]; do echo $i 
 const MANY_STEP: &str =
     "for d in /t/*; do i=0; while [ $i -lt 100 ]; do echo some small content > $d/$i; i=$((i+1)); done; done";
 
-fn project() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
 fn run(directory: &Path, command: &[&str]) {
     let status = Command::new(command[0]).args(&command[1..]).current_dir(directory).stdout(Stdio::null()).status();
     assert!(status.is_ok_and(|s| s.success()), "{command:?}");
@@ -29,7 +27,7 @@ fn run(directory: &Path, command: &[&str]) {
 
 fn image(directory: &Path, name: &str, files: usize) -> PathBuf {
     let root = directory.join(name);
-    let small = project().join("target/roots/small");
+    let small = support::project().join("target/roots/small");
     run(directory, &["cp", "-a", &small.display().to_string(), name]);
     for number in 0..files / 1000 {
         let below = root.join(format!("data/{}/{}", number / 32, number % 32));
@@ -43,7 +41,8 @@ fn image(directory: &Path, name: &str, files: usize) -> PathBuf {
 fn step(root: &Path, script: &str) -> (f64, f64) {
     let report = root.with_extension("json");
     let started = Instant::now();
-    let status = Command::new(env!("CARGO_BIN_EXE_dropcloth"))
+    let status = Command::new(support::dropcloth())
+        .env_remove("RUST_BACKTRACE")
         .args(["run", "--report", &report.display().to_string(), &root.display().to_string(), "--", "sh", "-c", script])
         .stderr(Stdio::null())
         .status();
@@ -116,7 +115,11 @@ fn many(directory: &Path) {
 }
 
 fn main() {
-    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory");
-    many(directory.path());
-    sizes(directory.path());
+    let directory = support::field();
+    let parts: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    for (name, part) in [("commit", many as fn(&Path)), ("files", sizes)] {
+        if parts.is_empty() || parts.iter().any(|p| p == name) {
+            part(directory.path());
+        }
+    }
 }

@@ -6,7 +6,7 @@ use rustix::fs::FileType;
 
 use super::marks::PROTECTED_FLAGS;
 use crate::error::{Doing, Result};
-use crate::sys::fs;
+use crate::sys::{SysResult, fs};
 
 /// Removes the directory `name` and everything below it. One that is not there is no error; another file system mounted
 /// below it is.
@@ -79,23 +79,23 @@ fn empty(directory: OwnedFd) -> Result<()> {
     Ok(())
 }
 
-fn unlink_anyway(directory: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+fn unlink_anyway(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<()> {
     match fs::unlink(directory, name) {
         Err(error) if [libc::EPERM, libc::EACCES].contains(&error.errno) => {
             clear(directory, name);
-            Ok(fs::unlink(directory, name)?)
+            fs::unlink(directory, name)
         }
-        other => Ok(other?),
+        other => other,
     }
 }
 
-fn remove_directory(directory: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+fn remove_directory(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<()> {
     match fs::rmdir(directory, name) {
         Err(error) if [libc::EPERM, libc::EACCES].contains(&error.errno) => {
             clear(directory, name);
-            Ok(fs::rmdir(directory, name)?)
+            fs::rmdir(directory, name)
         }
-        other => Ok(other?),
+        other => other,
     }
 }
 

@@ -16,7 +16,7 @@ const SCAFFOLD: &[u8] = b"scaffold";
 
 /// A time that no write of a step can give, however coarse the clock of the file system: a whole second before the transaction
 /// began.
-fn laid_at(transaction: &Transaction) -> (i64, i64) {
+pub fn laid_at(transaction: &Transaction) -> (i64, i64) {
     (transaction.state.begun.unwrap_or_default().0 - 1, 0)
 }
 

@@ -105,16 +105,17 @@ pub fn override_needle(path: &Inside, text: &[u8]) -> Option<Needle> {
 
 /// Searches every new and changed file and link of `upper` for the needles.
 pub fn scan(upper: BorrowedFd<'_>, changes: &Changes, policy: &Policy, needles: &[Needle]) -> Result<Vec<Leak>> {
-    let mut search = match Search::new(needles)? {
-        Some(search) => search,
-        None => return Ok(Vec::new()),
-    };
-    let mut last: Option<(Inside, OwnedFd)> = None;
     let wanted = |c: &&Change| {
         matches!(c.what, What::Added | What::Modified)
             && matches!(c.kind, Kind::File | Kind::Link)
             && !policy.overrides.contains_key(&c.path)
     };
+    // The automaton costs more than most searches.
+    if !changes.list.iter().any(|change| wanted(&change)) {
+        return Ok(Vec::new());
+    }
+    let Some(mut search) = Search::new(needles)? else { return Ok(Vec::new()) };
+    let mut last: Option<(Inside, OwnedFd)> = None;
     for change in changes.list.iter().filter(wanted) {
         let Some((parent, name)) = change.path.split() else { continue };
         if last.as_ref().is_none_or(|(path, _)| *path != parent) {

@@ -23,6 +23,17 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(name = "dropcloth", version, after_help = EXAMPLES)]
 pub struct Cli {
+    /// For every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Debug, Args)]
+pub struct Global {
     /// Say more; twice: everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
@@ -35,9 +46,30 @@ pub struct Cli {
     /// Ids of an ordinary user's namespace: `auto`, `subids` (of /etc/subuid and /etc/subgid), or `single` (only one's own)
     #[arg(long, global = true, value_enum, value_name = "WHICH", default_value = "auto", hide_possible_values = true)]
     pub map: Map,
-    /// What to do.
-    #[command(subcommand)]
-    pub verb: Verb,
+}
+
+/// `run` alone: building the arguments of all verbs takes as long as entering a root.
+#[derive(Debug, Parser)]
+#[command(name = "dropcloth run", disable_help_flag = true)]
+struct OnlyRun {
+    #[command(flatten)]
+    global: Global,
+    #[command(flatten)]
+    arguments: RunArguments,
+}
+
+impl Cli {
+    /// Reads the arguments of this process, `words` without the program's name.
+    pub fn read(words: &[OsString]) -> Result<Cli, clap::Error> {
+        if let Some((verb, rest)) = words.split_first()
+            && verb == "run"
+            // Whatever is not understood is left to the whole, which has the help and the right words for it.
+            && let Ok(run) = OnlyRun::try_parse_from(std::iter::once(verb).chain(rest))
+        {
+            return Ok(Cli { global: run.global, verb: Verb::Run(run.arguments) });
+        }
+        Cli::try_parse()
+    }
 }
 
 /// An image and a command in it.

@@ -74,7 +74,7 @@ fn prepare_with(
     let home = home(&environment);
     let mut settings = settings::resolve(
         flags,
-        &settings::Source { config: cli.config.as_deref(), profile: cli.profile.as_deref() },
+        &settings::Source { config: cli.global.config.as_deref(), profile: cli.global.profile.as_deref() },
         &Environment(environment.clone()),
         &home,
         &cwd,

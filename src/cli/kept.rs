@@ -65,7 +65,7 @@ pub fn changes(cli: &Cli, id: &str, diff: bool, json: bool) -> Result<u8> {
         println!("{}", serde_json::to_string_pretty(&value)?);
         return Ok(0);
     }
-    print!("{}", text::changes(&changes, &owners, cli.verbose > 0));
+    print!("{}", text::changes(&changes, &owners, cli.global.verbose > 0));
     if diff {
         print!("\n{}", diff::text(upper.as_fd(), image.directory(), &changes, &owners)?);
     }

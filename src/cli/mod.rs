@@ -20,7 +20,7 @@ pub mod unpack;
 pub mod userns;
 pub mod wrap;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 
 use crate::error::Result;
 use crate::front;
@@ -36,7 +36,7 @@ pub fn main() -> Result<u8> {
         Some(verb) if verb == "chroot" => return Ok(chroot::main("dropcloth chroot", &rest[1..])),
         _ => {}
     }
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read(&rest) {
         Ok(cli) => cli,
         Err(error) => {
             // Usage errors are dropcloth's own failure (125), as chroot(1) has it; --help and --version are none.
@@ -45,9 +45,9 @@ pub fn main() -> Result<u8> {
             return Ok(code);
         }
     };
-    log_to_stderr(cli.verbose);
+    log_to_stderr(cli.global.verbose);
     if cli.verb.needs_image() {
-        userns::enter(cli.map)?;
+        userns::enter(cli.global.map)?;
     }
     match &cli.verb {
         Verb::Run(arguments) | Verb::Shell(arguments) => match &arguments.joined {
@@ -67,7 +67,7 @@ pub fn main() -> Result<u8> {
         Verb::Attach { flags, root } => attach::attach(&cli, flags, root),
         Verb::Detach { scratch, root } => attach::detach(&cli, scratch.as_deref(), root),
         Verb::Recover { scratch, root } => recover::recover(&cli, scratch.as_deref(), root.as_deref()),
-        Verb::Doctor { root, json } => doctor::doctor(root.as_deref(), cli.map, *json),
+        Verb::Doctor { root, json } => doctor::doctor(root.as_deref(), cli.global.map, *json),
         Verb::Unpack { tarball, directory } => unpack::unpack(tarball, directory),
         Verb::Rm { directories } => unpack::rm(directories),
         Verb::Completions { shell } => {

@@ -15,7 +15,7 @@ pub fn plan(cli: &Cli, arguments: &RunArguments, json: bool) -> Result<u8> {
         return Ok(0);
     }
     print!("{}", describe::text(&prepared.plan));
-    if cli.verbose > 0 {
+    if cli.global.verbose > 0 {
         print!("{}", describe::settings(&prepared.settings));
     }
     Ok(0)

@@ -161,7 +161,7 @@ pub fn fill(prepared: &Prepared, transaction: &Transaction) -> Result<()> {
 /// The upper of several steps remembers the layer below it (`index=on`), so that has to be there for the next; and a copy takes
 /// its overrides as binds.
 fn in_memory(plan: &Plan, state: &State) -> bool {
-    plan.backend == Some(Backend::Overlay) && state.name.is_none()
+    scaffold::binds_from_memory(plan) || plan.backend == Some(Backend::Overlay) && state.name.is_none()
 }
 
 /// Runs the step with the mount points that it needs in the copy of the image, for as long as it runs.

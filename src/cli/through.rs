@@ -7,8 +7,9 @@ use super::common::Prepared;
 use super::run;
 use crate::changes::{Changes, laid};
 use crate::error::{Doing, Fault, Result, refuse};
+use crate::image::Inside;
 use crate::report::Fate;
-use crate::sandbox::{placeholders, scaffold};
+use crate::sandbox::{Outcome, placeholders, scaffold};
 use crate::settings::WhenChanged;
 use crate::sys::fs;
 use crate::sys::signal::Signals;
@@ -29,8 +30,7 @@ pub fn run(prepared: &Prepared, signals: Signals) -> Result<u8> {
     let outcome = run::step(prepared, Some(&mut transaction), signals);
     let step_seconds = started.elapsed().as_secs_f64();
     let started = Instant::now();
-    transaction.ended()?;
-    let touched = laid::touched(&transaction)?;
+    let touched = touched(prepared, &transaction, outcome.as_ref().ok())?;
     transaction.clear(prepared.image.directory())?;
     transaction.remove()?;
     let outcome = outcome?;
@@ -49,12 +49,29 @@ pub fn run(prepared: &Prepared, signals: Signals) -> Result<u8> {
     run::tell(prepared, &outcome, changes, Fate::Through, None, (step_seconds, started.elapsed().as_secs_f64()))
 }
 
+/// The overrides that the step wrote to, with their rules.
+fn touched(
+    prepared: &Prepared,
+    transaction: &Transaction,
+    outcome: Option<&Outcome>,
+) -> Result<Vec<(Inside, WhenChanged)>> {
+    if !scaffold::binds_from_memory(&prepared.plan) {
+        transaction.ended()?;
+        return laid::touched(transaction);
+    }
+    let rules = &transaction.state.policy.overrides;
+    let paths = outcome.map_or(&[][..], |outcome| &outcome.touched);
+    Ok(paths.iter().filter_map(|path| Some((path.clone(), *rules.get(path)?))).collect())
+}
+
 /// Everything that the step needs besides the image, and last, the mount points in it.
 fn lay(prepared: &Prepared, transaction: &Transaction) -> Result<()> {
     // A transaction without a state is taken for one that has touched nothing.
-    transaction.state.save_durably(transaction.directory())?;
-    scaffold::build_files(&prepared.plan, transaction.directory())?;
-    laid::date(transaction)?;
+    transaction.state.sync(transaction.directory())?;
+    if !scaffold::binds_from_memory(&prepared.plan) {
+        scaffold::build_files(&prepared.plan, transaction.directory())?;
+        laid::date(transaction)?;
+    }
     placeholders::make(&prepared.plan, prepared.image.directory(), Some(transaction.directory())).map(drop)
 }
 

@@ -18,7 +18,7 @@ pub fn wrap(cli: &Cli, flags: &Flags, command: &[OsString]) -> Result<u8> {
     let home = common::home(&environment);
     let mut settings = settings::resolve(
         flags,
-        &settings::Source { config: cli.config.as_deref(), profile: cli.profile.as_deref() },
+        &settings::Source { config: cli.global.config.as_deref(), profile: cli.global.profile.as_deref() },
         &Environment(environment),
         &home,
         &cwd,

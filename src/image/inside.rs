@@ -3,7 +3,9 @@
 //! Each component is opened with O_NOFOLLOW from the handle of the one before, and links are followed by hand: what comes
 //! out is a path without links, and how much of it is there. openat2(2) alone could not tell the second.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 
@@ -55,10 +57,46 @@ impl Found {
     }
 }
 
+/// Resolves many paths of one image: directories that several of them go through are opened once.
+pub struct Resolver<'a> {
+    image: &'a Image,
+    known: BTreeMap<Inside, Rc<OwnedFd>>,
+}
+
+impl<'a> Resolver<'a> {
+    /// One that knows no directory yet.
+    pub fn new(image: &'a Image) -> Resolver<'a> {
+        Resolver { image, known: BTreeMap::new() }
+    }
+
+    /// Resolves `path`, following a link at its end as well.
+    pub fn resolve(&mut self, path: &Inside) -> Result<Place> {
+        self.walk(path).doing(|| format!("cannot resolve {path} inside {}", self.image.path().display()))
+    }
+
+    fn walk(&mut self, path: &Inside) -> Result<Place> {
+        let mut todo: Vec<Vec<u8>> = path.components().map(<[u8]>::to_vec).collect();
+        todo.reverse();
+        let mut walk = Walk { image: self.image, known: &mut self.known, stack: Vec::new(), todo, links: 0 };
+        while let Some(name) = walk.todo.pop() {
+            match walk.step(name)? {
+                Step::Down => {}
+                Step::Missing(name) => return Ok(walk.finish(Some(name), None, None)),
+                Step::End(name, stat) => return Ok(walk.finish(Some(name), Some(stat), None)),
+                Step::Obstacle(why) => return Ok(walk.finish(None, None, Some(why))),
+            }
+        }
+        let at = walk.stack.last().map_or(walk.image.directory(), |(_, fd)| fd.as_fd());
+        let stat = fs::fstat(at)?;
+        Ok(walk.finish(None, Some(stat), None))
+    }
+}
+
 struct Walk<'a> {
     image: &'a Image,
+    known: &'a mut BTreeMap<Inside, Rc<OwnedFd>>,
     /// Directories from the root down to where the walk stands; the root itself is not in it.
-    stack: Vec<(Vec<u8>, OwnedFd)>,
+    stack: Vec<(Vec<u8>, Rc<OwnedFd>)>,
     /// Components still to do, last first.
     todo: Vec<Vec<u8>>,
     links: usize,
@@ -74,24 +112,7 @@ enum Step {
 impl Image {
     /// Resolves `path`, following a link at its end as well.
     pub fn resolve(&self, path: &Inside) -> Result<Place> {
-        self.walk(path).doing(|| format!("cannot resolve {path} inside {}", self.path().display()))
-    }
-
-    fn walk(&self, path: &Inside) -> Result<Place> {
-        let mut todo: Vec<Vec<u8>> = path.components().map(<[u8]>::to_vec).collect();
-        todo.reverse();
-        let mut walk = Walk { image: self, stack: Vec::new(), todo, links: 0 };
-        while let Some(name) = walk.todo.pop() {
-            match walk.step(name)? {
-                Step::Down => {}
-                Step::Missing(name) => return Ok(walk.finish(Some(name), None, None)),
-                Step::End(name, stat) => return Ok(walk.finish(Some(name), Some(stat), None)),
-                Step::Obstacle(why) => return Ok(walk.finish(None, None, Some(why))),
-            }
-        }
-        let at = walk.stack.last().map_or(self.directory(), |(_, fd)| fd.as_fd());
-        let stat = fs::fstat(at)?;
-        Ok(walk.finish(None, Some(stat), None))
+        Resolver::new(self).resolve(path)
     }
 
     /// Opens the file at `path` for reading, resolved in the image; `None` when it is missing or not a regular file.
@@ -105,10 +126,13 @@ impl Image {
             }
             Err(error) => return Err(error.into()),
         };
-        if FileType::from_raw_mode(fs::fstat(file.as_fd())?.st_mode) != FileType::RegularFile {
+        let stat = fs::fstat(file.as_fd())?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Ok(None);
         }
-        let mut bytes = Vec::new();
+        // One read for the whole, and one that says so.
+        let size = usize::try_from(stat.st_size).unwrap_or(0).min(limit);
+        let mut bytes = Vec::with_capacity(size + 1);
         std::fs::File::from(file).take(limit as u64).read_to_end(&mut bytes)?;
         Ok(Some(bytes))
     }
@@ -127,6 +151,11 @@ impl Walk<'_> {
             self.stack.pop();
             return Ok(Step::Down);
         }
+        let here = self.here(Some(&name));
+        if let Some(directory) = self.known.get(&here) {
+            self.stack.push((name, Rc::clone(directory)));
+            return Ok(Step::Down);
+        }
         let at = self.stack.last().map_or(self.image.directory(), |(_, fd)| fd.as_fd());
         let stat = match fs::stat(at, &name) {
             Ok(Some(stat)) => stat,
@@ -143,7 +172,8 @@ impl Walk<'_> {
             }
             FileType::Directory => {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let next = rustix::fs::openat(at, &name[..], flags, Mode::empty())?;
+                let next = Rc::new(rustix::fs::openat(at, &name[..], flags, Mode::empty())?);
+                self.known.insert(here, Rc::clone(&next));
                 self.stack.push((name, next));
                 Ok(Step::Down)
             }

@@ -52,6 +52,9 @@ const STARTS: [&str; 4] = ["/usr/local", "/var/lib", "/var/www", "/usr/share/pyt
 /// Hidden directories in which tools keep environments: pipx, virtualenvwrapper, pyenv, and by hand.
 const HIDDEN: [&[u8]; 6] = [b".local", b".virtualenvs", b".pyenv", b".venv", b".venvs", b".conda"];
 const NEVER: [&[u8]; 4] = [b"node_modules", b"__pycache__", b"site-packages", b"dist-packages"];
+/// What package managers and services keep in [`LIBRARY`] for themselves, in every image.
+const LIBRARY: &str = "/var/lib";
+const KEPT: [&[u8]; 10] = [b"apk", b"apt", b"dnf", b"dpkg", b"pacman", b"pam", b"python", b"rpm", b"systemd", b"ucf"];
 
 /// Looks for them. `hints` are directories that the step names: they are looked at first.
 pub fn find(image: &Image, hints: &[PathBuf]) -> Result<Pythons> {
@@ -67,6 +70,8 @@ fn prefixes(image: &Image, hints: &[PathBuf], limit: usize) -> Result<Vec<PathBu
     let mut next: VecDeque<Inside> = hints.iter().filter_map(|hint| Inside::lexical(hint)).collect();
     next.extend(STARTS.iter().filter_map(|path| Inside::lexical(path.as_ref())));
     next.push_back(Inside::root());
+    // File systems whose directories are sure to have a link for each directory in them.
+    let counts = ["ext4", "tmpfs"].contains(&fs::kind(image.directory())?);
     let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
     while let Some(path) = next.pop_front() {
         if seen.len() == limit {
@@ -76,6 +81,10 @@ fn prefixes(image: &Image, hints: &[PathBuf], limit: usize) -> Result<Vec<PathBu
             continue;
         }
         let Ok(directory) = fs::open_dir_below(image.directory(), path.bytes()) else { continue };
+        // Without directories in it (`.` and the name above are two) it is no environment and leads to none.
+        if counts && !path.is_root() && fs::fstat(directory.as_fd())?.st_nlink == 2 {
+            continue;
+        }
         let entries = fs::entries(directory.as_fd())?;
         let has = |name: &[u8]| entries.iter().any(|e| e.name == name);
         if !path.is_root() && (has(b"pyvenv.cfg") || has(b"conda-meta") || has(b"pip.conf") && has(b"bin")) {
@@ -93,7 +102,8 @@ fn prefixes(image: &Image, hints: &[PathBuf], limit: usize) -> Result<Vec<PathBu
 fn may_hold(parent: &Inside, name: &[u8]) -> bool {
     let system = parent.is_root() && SYSTEM.contains(&name);
     let hidden = name.starts_with(b".") && !HIDDEN.contains(&name);
-    !system && !hidden && !NEVER.contains(&name)
+    let kept = KEPT.contains(&name) && parent.bytes() == &LIBRARY.as_bytes()[1..];
+    !system && !hidden && !kept && !NEVER.contains(&name)
 }
 
 /// The standard library's distutils (until Python 3.11) and setuptools' copy of it.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FileType;
 
 use super::account::Account;
-use super::inside::Place;
+use super::inside::{Place, Resolver};
 use super::pythons::{self, Pythons};
 use super::{Identity, Image, Inside};
 use crate::error::{Doing, Result};
@@ -74,9 +74,10 @@ impl Survey {
         let account = image.account(user)?;
         let pythons = pythons::find(image, hints)?;
         let mut places = BTreeMap::new();
+        let mut resolver = Resolver::new(image);
         for path in wanted(&account, &pythons) {
             if let Some(inside) = Inside::lexical(&path) {
-                let place = image.resolve(&inside)?;
+                let place = resolver.resolve(&inside)?;
                 places.insert(path, place);
             }
         }

@@ -1,11 +1,15 @@
 //! What kind of mirror a directory is, seen with a few looks.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, FileType};
 use serde::Serialize;
 
 use crate::pypi::LINKS_PAGE;
 use crate::pypi::distribution;
+use crate::sys::fs;
 
 /// How the files are arranged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -41,32 +45,52 @@ impl Layout {
 
 /// Looks at `directory`; `None` when it is none.
 pub fn look(directory: &Path) -> Option<Layout> {
-    let (mut files, mut folders) = (false, Vec::new());
-    for entry in std::fs::read_dir(directory).ok()?.flatten() {
-        let Ok(name) = entry.file_name().into_string() else { continue };
+    let handle = fs::open_dir(CWD, directory.as_os_str().as_bytes()).ok();
+    // A link to a directory is one too.
+    let handle = handle.or_else(|| std::fs::File::open(directory).ok().map(OwnedFd::from))?;
+    let at = handle.as_fd();
+    let (mut files, mut links_page, mut folders) = (false, false, Vec::new());
+    for entry in fs::entries(at).ok()? {
+        let Ok(name) = String::from_utf8(entry.name) else { continue };
         if name.starts_with('.') {
             continue;
         }
-        if entry.path().is_dir() {
+        if is(at, &name, entry.kind, FileType::Directory) {
             folders.push(name);
+        } else if name == LINKS_PAGE {
+            links_page = is(at, &name, entry.kind, FileType::RegularFile);
         } else {
             files |= distribution::parse(&name, None).is_some();
         }
     }
-    let links_page = directory.join(LINKS_PAGE).is_file();
     let simple = directory.join("simple");
     if folders.iter().any(|n| n == "simple") && !holds_files(&simple) && holds_projects(&simple) {
         return Some(Layout { arrangement: Arrangement::Nested("simple".into()), links_page, missing_pages: false });
     }
-    let has_page = |name: &str| directory.join(name).join("index.html").is_file();
-    folders.retain(|name| has_page(name) || holds_files(&directory.join(name)));
-    let missing_pages = files || folders.iter().any(|name| !has_page(&distribution::normalized(name)));
+    let has_page = |name: &str| is(at, &format!("{name}/index.html"), FileType::Unknown, FileType::RegularFile);
+    let mut missing_pages = files;
+    folders.retain(|name| {
+        let normal = distribution::normalized(name);
+        let own = has_page(name);
+        let counts = own || holds_files(&directory.join(name));
+        missing_pages |= counts && if normal == *name { !own } else { !has_page(&normal) };
+        counts
+    });
     let arrangement = match (files, folders.is_empty()) {
         (true, _) => Arrangement::Flat,
         (false, false) => Arrangement::Tree,
         (false, true) => Arrangement::Empty,
     };
     Some(Layout { arrangement, links_page, missing_pages })
+}
+
+/// Whether an entry, or what it links to, is of that kind; `listed` is what the directory says.
+fn is(directory: BorrowedFd<'_>, name: &str, listed: FileType, wanted: FileType) -> bool {
+    if matches!(listed, FileType::Directory | FileType::RegularFile) {
+        return listed == wanted;
+    }
+    let found = rustix::fs::statat(directory, name, AtFlags::empty());
+    found.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == wanted)
 }
 
 /// Whether a folder in `directory` has a page.

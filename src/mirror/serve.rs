@@ -143,7 +143,9 @@ fn page(root: &OwnedFd, directory: &[u8], json: bool) -> Answer {
 
 /// A root page where the mirror has none: its folders.
 fn listing(root: &OwnedFd) -> Answer {
-    let Ok(entries) = fs::entries(root.as_fd()) else { return Answer::Status(404) };
+    // Its own handle: the threads share the root's, and with it the place up to which it is read.
+    let read = fs::open_dir(root.as_fd(), b".").and_then(|own| fs::entries(own.as_fd()));
+    let Ok(entries) = read else { return Answer::Status(404) };
     let names = entries.iter().filter(|e| e.kind == FileType::Directory).map(|e| String::from_utf8_lossy(&e.name));
     let mut names: Vec<String> = names.map(std::borrow::Cow::into_owned).collect();
     names.sort();

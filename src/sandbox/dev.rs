@@ -72,18 +72,16 @@ pub fn tmpfs(mode: &str, attributes: Attr) -> SysResult<OwnedFd> {
 pub fn fill(dev: BorrowedFd<'_>, devices: &Devices, terminal: bool) -> Result<Option<(OwnedFd, OwnedFd)>> {
     for (name, handle) in &devices.nodes {
         let node = clone_node(handle.as_fd())?;
-        fs::create(dev, name.as_bytes(), 0o666)?;
-        let point = open_point(dev, name)?;
+        let point = fs::create(dev, name.as_bytes(), 0o666)?;
         mount::attach(node.as_fd(), point.as_fd())?;
     }
     for (target, name) in LINKS {
         fs::symlink(target.as_bytes(), dev, name.as_bytes())?;
     }
-    for name in ["pts", "shm"] {
-        fs::mkdir(dev, name.as_bytes(), 0o755)?;
-    }
-    let shm = tmpfs("1777", Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOSUID)?;
-    mount::attach(shm.as_fd(), open_point(dev, "shm")?.as_fd())?;
+    fs::mkdir(dev, b"pts", 0o755)?;
+    // In the tmpfs that is there already: each file system more costs a run as much as all these entries.
+    fs::mkdir(dev, b"shm", 0o1777)?;
+    fs::chmod(dev, b"shm", 0o1777)?;
     let pts = devpts()?;
     mount::attach(pts.as_fd(), open_point(dev, "pts")?.as_fd())?;
     if !terminal {

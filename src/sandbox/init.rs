@@ -12,11 +12,11 @@ use super::message::{FromInit, ToInit, receive, send};
 use super::view::View;
 use super::watch::Lines;
 use super::watch::warden::Warden;
-use super::{Entered, Ground, enter, privileges};
+use super::{Entered, Ground, enter, privileges, scaffold};
 use crate::error::{Doing, Fault, Result};
 use crate::plan::Plan;
 use crate::settings::Backend;
-use crate::sys::process::{self, Ended, Forked};
+use crate::sys::process::{self, Ended};
 use crate::sys::signal::{self, Signals};
 use crate::sys::trampoline::Trampoline;
 use crate::sys::{fs, seccomp, tty, userns};
@@ -85,7 +85,11 @@ fn run(
     // A copy is synced before it is exchanged, and the image itself by whoever wants that; here it would write out the whole
     // file system, also for what is discarded.
     let lost = if plan.backend == Some(Backend::Overlay) { lost_data(&entered) } else { None };
-    send(socket, &FromInit::Ended { ended, lost, unwatched }, None)
+    let touched = match &entered.bound {
+        Some(scaffold) => scaffold::touched_in_memory(plan, scaffold.as_fd(), ground.laid_at)?,
+        None => Vec::new(),
+    };
+    send(socket, &FromInit::Ended { ended, lost, touched, unwatched }, None)
 }
 
 /// The kernel kills this process when the supervisor dies, and with pid 1 the whole namespace. A supervisor that died before
@@ -124,10 +128,7 @@ fn start(step: &Step<'_>, program: &Program) -> Result<i32> {
 
 fn attempt(step: &Step<'_>, program: &Program) -> Result<(i32, i32)> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let pid = match process::fork()? {
-        Forked::Child => become_step(step, program, write),
-        Forked::Parent { pid, .. } => pid,
-    };
+    let pid = process::start_sharing(&mut || become_step(step, program, write.as_fd()))?;
     drop(write);
     let mut report = Vec::new();
     let mut buffer = [0_u8; 4096];
@@ -150,10 +151,13 @@ fn attempt(step: &Step<'_>, program: &Program) -> Result<(i32, i32)> {
     }
 }
 
-/// The step's process between fork and exec: with all rights of pid 1 at first, with the step's at the end.
-fn become_step(step: &Step<'_>, program: &Program, report: OwnedFd) -> ! {
+/// The step's process before its exec: with all rights of pid 1 at first, with the step's at the end. It shares the memory of
+/// pid 1, which stands still meanwhile. Returns its exit status when it could not become the step.
+fn become_step(step: &Step<'_>, program: &Program, report: BorrowedFd<'_>) -> i32 {
     let prepared = prepare(step);
-    let code = match (prepared, exec::at_report_fd(report)) {
+    // A descriptor of this process alone: that of pid 1 is not ours to close.
+    let Ok(report) = rustix::io::fcntl_dupfd_cloexec(report, 0) else { return 125 };
+    match (prepared, exec::at_report_fd(report)) {
         (Ok(()), Ok(report)) => {
             let errno = program.exec(step.trampoline, report.as_fd());
             let _ = rustix::io::write(&report, &errno.to_le_bytes());
@@ -165,8 +169,7 @@ fn become_step(step: &Step<'_>, program: &Program, report: OwnedFd) -> ! {
             125
         }
         (_, Err(_)) => 125,
-    };
-    process::exit_now(code)
+    }
 }
 
 fn prepare(step: &Step<'_>) -> Result<()> {

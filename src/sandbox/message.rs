@@ -5,6 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Fault, Result};
+use crate::image::Inside;
 use crate::sys::process::Ended;
 
 /// From the sandbox.
@@ -22,6 +23,8 @@ pub enum FromInit {
         ended: Ended,
         /// An error of writing back the upper, if there was one.
         lost: Option<String>,
+        /// Overrides in memory that the step wrote to.
+        touched: Vec<Inside>,
         /// What watches the network did not live to the end.
         unwatched: bool,
     },

@@ -43,6 +43,8 @@ pub struct Ground {
     pub transaction: Option<(PathBuf, Identity)>,
     /// The scaffold is made in the sandbox, in memory; else it is in the transaction already.
     pub scaffold_in_memory: bool,
+    /// The time that overrides get which are bound over files: any other says that the step wrote to one.
+    pub laid_at: (i64, i64),
     /// What was read for the step.
     pub inputs: Inputs,
 }
@@ -60,6 +62,8 @@ pub struct Inputs {
 pub struct Entered {
     /// The merged root, kept to ask the overlay whether data was lost.
     pub root: OwnedFd,
+    /// Overrides in memory that are bound over files.
+    pub bound: Option<OwnedFd>,
     /// The terminal of the step: master and slave.
     pub terminal: Option<(OwnedFd, OwnedFd)>,
 }
@@ -71,10 +75,10 @@ pub fn enter(plan: &Plan, ground: &Ground) -> Result<Entered> {
     // Everything of the host is opened before anything is mounted that could hide it.
     let image = Image::reopen(&ground.image.0, ground.image.1)?;
     let mut sources = mounts::open_sources(plan, &image, &ground.inputs.secrets)?;
-    let root = match plan.backend {
+    let (root, bound) = match plan.backend {
         None => mounts::direct_root(plan, ground, &image)?,
-        Some(Backend::Copy) => mounts::copied_root(plan, ground)?,
-        Some(_) => mounts::merged_root(plan, ground, &image)?,
+        Some(Backend::Copy) => (mounts::copied_root(plan, ground)?, None),
+        Some(_) => (mounts::merged_root(plan, ground, &image)?, None),
     };
     let terminal = mounts::make_all(plan, root.as_fd(), &mut sources, &ground.inputs.pages)?;
     // Handles on the host's mounts go before the root does, and with them every way back.
@@ -88,5 +92,5 @@ pub fn enter(plan: &Plan, ground: &Ground) -> Result<Entered> {
     }
     // What fsmount(2) gives is O_PATH: syncfs(2) needs the directory itself.
     let root = crate::sys::fs::open_dir(root.as_fd(), b".")?;
-    Ok(Entered { root, terminal })
+    Ok(Entered { root, bound, terminal })
 }

@@ -8,7 +8,7 @@ use rustix::fs::{OFlags, ResolveFlags};
 use super::scaffold::Ids;
 use super::secrets::{self, Secret};
 use super::{Ground, Inputs, dev, mirror, scaffold};
-use crate::changes::replica;
+use crate::changes::{laid, replica};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::{Image, Inside};
 use crate::mirror::synthesise::Pages;
@@ -124,13 +124,21 @@ pub fn copied_root(plan: &Plan, ground: &Ground) -> Result<OwnedFd> {
     let doing = || format!("cannot use the copy of {}", plan.image.display());
     let base = base(ground)?;
     let tree = fs::open_dir(base.as_fd(), replica::TREE).doing(doing)?;
-    bound_root(plan, base.as_fd(), tree.as_fd()).doing(doing)
+    let scaffold = fs::open_dir(base.as_fd(), b"scaffold").doing(doing)?;
+    bound_root(plan, base.as_fd(), tree.as_fd(), scaffold.as_fd()).doing(doing)
 }
 
-/// The image itself as the root.
-pub fn direct_root(plan: &Plan, ground: &Ground, image: &Image) -> Result<OwnedFd> {
-    bound_root(plan, base(ground)?.as_fd(), image.directory())
-        .doing(|| format!("cannot work in {} itself", plan.image.display()))
+/// The image itself as the root, and the scaffold where that is in memory.
+pub fn direct_root(plan: &Plan, ground: &Ground, image: &Image) -> Result<(OwnedFd, Option<OwnedFd>)> {
+    let doing = || format!("cannot work in {} itself", plan.image.display());
+    let base = base(ground)?;
+    if ground.scaffold_in_memory {
+        let scaffold = scaffold::files_in_memory(plan, base.as_fd(), ground.laid_at).doing(doing)?;
+        let root = bound_root(plan, base.as_fd(), image.directory(), scaffold.as_fd()).doing(doing)?;
+        return Ok((root, Some(scaffold)));
+    }
+    let scaffold = fs::open_dir(base.as_fd(), b"scaffold").doing(doing)?;
+    Ok((bound_root(plan, base.as_fd(), image.directory(), scaffold.as_fd()).doing(doing)?, None))
 }
 
 fn base(ground: &Ground) -> Result<OwnedFd> {
@@ -142,14 +150,13 @@ fn base(ground: &Ground) -> Result<OwnedFd> {
 
 /// `tree` as the root, attached in this mount namespace over the transaction's own directory, with the overrides bound over its
 /// files.
-fn bound_root(plan: &Plan, base: BorrowedFd<'_>, tree: BorrowedFd<'_>) -> Result<OwnedFd> {
+fn bound_root(plan: &Plan, base: BorrowedFd<'_>, tree: BorrowedFd<'_>, scaffold: BorrowedFd<'_>) -> Result<OwnedFd> {
     let root = mount::clone_mount(tree, false)?;
     mount::set_attributes(root.as_fd(), overlay_attributes(plan), false)?;
     mount::attach(root.as_fd(), base)?;
-    let scaffold = fs::open_dir(base, b"scaffold")?;
     for (path, entry) in &plan.scaffold.entries {
         if matches!(entry, Entry::File { .. }) {
-            let file = bound_override(plan, scaffold.as_fd(), path)?;
+            let file = bound_override(plan, scaffold, path)?;
             mount::attach(file.as_fd(), place(root.as_fd(), path)?.as_fd())
                 .doing(|| format!("cannot lay {path} over"))?;
         }
@@ -374,13 +381,15 @@ fn sys() -> SysResult<OwnedFd> {
 
 /// The transaction's directory must be reachable by its path in the sandbox's namespace; kept here beside its one user.
 pub fn ground(image: &Image, transaction: Option<&Transaction>, in_memory: bool, inputs: Inputs) -> Result<Ground> {
-    let transaction = match transaction {
+    let place = match transaction {
         Some(t) if !t.path().is_absolute() => {
             return refuse(Fault::new(format!("the transaction's path {} is not absolute", t.path().display())));
         }
         Some(t) => Some((t.path().to_owned(), t.identity()?)),
         None => None,
     };
-    let scaffold_in_memory = in_memory && transaction.is_some();
-    Ok(Ground { image: (image.path().to_owned(), image.identity()), transaction, scaffold_in_memory, inputs })
+    let scaffold_in_memory = in_memory && place.is_some();
+    let laid_at = transaction.map(laid::laid_at).unwrap_or_default();
+    let image = (image.path().to_owned(), image.identity());
+    Ok(Ground { image, transaction: place, scaffold_in_memory, laid_at, inputs })
 }

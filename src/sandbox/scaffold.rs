@@ -1,6 +1,5 @@
 //! Writes the scaffold and prepares the upper: the only files dropcloth makes before a step runs, all of them outside the image.
 
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::changes::marks::Prefix;
@@ -9,9 +8,10 @@ use crate::error::{Doing, Fault, Result, refuse};
 use crate::host::ids::{self, Maps};
 use crate::image::{Image, Inside};
 use crate::plan::{Content, Entry, Plan};
+use crate::settings::{Mode, WhenChanged};
 use crate::sys::fs::{self, Times};
 use crate::sys::mount::{self, Attr, FsContext};
-use crate::sys::{SysError, xattr};
+use crate::sys::{SysError, process, xattr};
 
 /// Gives the upper the attributes of the image's root, which the merged root shows.
 pub fn prepare_upper(plan: &Plan, image: &Image, transaction: BorrowedFd<'_>) -> Result<()> {
@@ -30,28 +30,63 @@ pub fn build(plan: &Plan, image: &Image, transaction: BorrowedFd<'_>) -> Result<
 pub fn build_files(plan: &Plan, transaction: BorrowedFd<'_>) -> Result<()> {
     fs::mkdir_if_missing(transaction, b"scaffold", 0o700)?;
     let scaffold = fs::open_dir(transaction, b"scaffold")?;
-    write_all(plan, scaffold.as_fd(), &Ids(plan.inner_maps.as_ref()))
+    write_all(plan, scaffold.as_fd(), &Ids(plan.inner_maps.as_ref()), Place::Any)
 }
 
 /// A scaffold in memory, in the sandbox; none where memory cannot have what the image's directories have (flags, attributes).
 /// Its device is another one than the image's, so the overlay needs `xino`.
 pub fn in_memory(plan: &Plan, image: &Image, point: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
-    let tmpfs = FsContext::open("tmpfs")?;
-    tmpfs.set("source", "scaffold")?;
-    tmpfs.set("mode", "0755")?;
-    let mounted = tmpfs.mount(Attr::MOUNT_ATTR_NODEV)?;
-    mount::attach(mounted.as_fd(), point)?;
-    let root = fs::open_dir(mounted.as_fd(), b".")?;
-    match fill(plan, image, root.as_fd(), &Ids(None)) {
+    let root = tmpfs(point)?;
+    match fill_memory(plan, image, root.as_fd()) {
         Ok(()) => Ok(Some(root)),
         Err(error) if matches!(Fault::errno(&error), Some(libc::EOPNOTSUPP | libc::ENOTTY)) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
+/// Whether the overrides of a step that writes straight to the image can be in memory: nobody wants them when it has ended.
+pub fn binds_from_memory(plan: &Plan) -> bool {
+    let keeps = |entry: &Entry| matches!(entry, Entry::File { when_changed: WhenChanged::Keep, .. });
+    plan.mode == Mode::Through && !plan.scaffold.entries.values().any(keeps)
+}
+
+/// The overrides of such a step, with this time, in a file system attached at `point`.
+pub fn files_in_memory(plan: &Plan, point: BorrowedFd<'_>, laid_at: (i64, i64)) -> Result<OwnedFd> {
+    let root = tmpfs(point)?;
+    write_own(plan, root.as_fd())?;
+    for path in files(plan) {
+        fs::set_times(root.as_fd(), path.bytes(), Times { atime: laid_at, mtime: laid_at })?;
+    }
+    Ok(root)
+}
+
+/// Those of them that the step wrote to.
+pub fn touched_in_memory(plan: &Plan, scaffold: BorrowedFd<'_>, laid_at: (i64, i64)) -> Result<Vec<Inside>> {
+    let mut found = Vec::new();
+    for path in files(plan) {
+        if fs::stat(scaffold, path.bytes())?.is_some_and(|stat| Times::of(&stat).mtime != laid_at) {
+            found.push(path.clone());
+        }
+    }
+    Ok(found)
+}
+
+fn files(plan: &Plan) -> impl Iterator<Item = &Inside> {
+    plan.scaffold.entries.iter().filter(|(_, entry)| matches!(entry, Entry::File { .. })).map(|(path, _)| path)
+}
+
+fn tmpfs(point: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let tmpfs = FsContext::open("tmpfs")?;
+    tmpfs.set("source", "scaffold")?;
+    tmpfs.set("mode", "0755")?;
+    let mounted = tmpfs.mount(Attr::MOUNT_ATTR_NODEV)?;
+    mount::attach(mounted.as_fd(), point)?;
+    Ok(fs::open_dir(mounted.as_fd(), b".")?)
+}
+
 /// Writes the entries.
 pub fn fill(plan: &Plan, image: &Image, scaffold: BorrowedFd<'_>, ids: &Ids<'_>) -> Result<()> {
-    write_all(plan, scaffold, ids)?;
+    write_all(plan, scaffold, ids, Place::Any)?;
     // Attributes last and deepest first: writing an entry changes the times of its directory.
     for (path, entry) in plan.scaffold.entries.iter().rev() {
         if *entry == Entry::Clone {
@@ -62,9 +97,82 @@ pub fn fill(plan: &Plan, image: &Image, scaffold: BorrowedFd<'_>, ids: &Ids<'_>)
     Ok(())
 }
 
-fn write_all(plan: &Plan, scaffold: BorrowedFd<'_>, ids: &Ids<'_>) -> Result<()> {
+/// The same in an empty file system of our own, where a new entry has the mode and the owner that it is made with: a run makes
+/// this on its way into the image, so each call counts.
+fn fill_memory(plan: &Plan, image: &Image, scaffold: BorrowedFd<'_>) -> Result<()> {
+    write_own(plan, scaffold)?;
+    for (path, entry) in plan.scaffold.entries.iter().rev() {
+        if *entry == Entry::Clone {
+            clone_to_memory(plan, image, path, scaffold)
+                .doing(|| format!("cannot copy the attributes of {path} of the image"))?;
+        }
+    }
+    Ok(())
+}
+
+fn write_own(plan: &Plan, scaffold: BorrowedFd<'_>) -> Result<()> {
+    let caller = process::set_umask(0);
+    let written = write_all(plan, scaffold, &Ids(None), Place::Own);
+    process::set_umask(caller);
+    written
+}
+
+/// Most directories have nothing but an owner, a mode and times.
+fn clone_to_memory(plan: &Plan, image: &Image, path: &Inside, scaffold: BorrowedFd<'_>) -> Result<()> {
+    use crate::changes::marks::{COPIED_FLAGS, PROTECTED_FLAGS};
+    let source = fs::open_dir_below_mounts(image.directory(), path.bytes())?;
+    let stat = fs::fstat(source.as_fd())?;
+    let flags = fs::flags(source.as_fd())?.unwrap_or(0) & (COPIED_FLAGS | PROTECTED_FLAGS);
+    let ours = (stat.st_uid, stat.st_gid) == own_ids();
+    if path.is_root() || !ours || flags != 0 || !xattr::list(source.as_fd(), b"")?.is_empty() {
+        return clone_attributes(image, path, scaffold, prefix(plan));
+    }
+    if stat.st_mode & 0o7777 != NEW_DIRECTORY {
+        fs::chmod(scaffold, path.bytes(), stat.st_mode)?;
+    }
+    Ok(fs::set_times(scaffold, path.bytes(), Times::of(&stat))?)
+}
+
+/// The mode with which a directory of the image is made in the scaffold.
+const NEW_DIRECTORY: u32 = 0o755;
+
+/// Owner and group of whatever this process makes.
+fn own_ids() -> (u32, u32) {
+    (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
+}
+
+/// Where a scaffold is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In a file system made for it, with no umask: a new entry has the mode asked for, and the ids of this process.
+    Own,
+    /// In any directory.
+    Any,
+}
+
+fn write_all(plan: &Plan, scaffold: BorrowedFd<'_>, ids: &Ids<'_>, place: Place) -> Result<()> {
+    let own = own_ids();
+    // Neighbours share their directory.
+    let mut last: Option<(Inside, OwnedFd)> = None;
     for (path, entry) in &plan.scaffold.entries {
-        write(scaffold, path, entry, ids).doing(|| format!("cannot prepare the override of {path}"))?;
+        let Some((parent, name)) = path.split() else { continue };
+        let doing = || format!("cannot prepare the override of {path}");
+        if place == Place::Own {
+            // Nothing in it is a link, or anybody else's.
+            let owner = write(scaffold, path.bytes(), entry).doing(doing)?;
+            if let Some((owner, mode)) = owner.filter(|(owner, _)| *owner != own) {
+                settle(scaffold, path.bytes(), mode, owner, ids).doing(doing)?;
+            }
+            continue;
+        }
+        if last.as_ref().is_none_or(|(known, _)| *known != parent) {
+            let directory = fs::open_dir_below(scaffold, parent.bytes()).doing(doing)?;
+            last = Some((parent, directory));
+        }
+        let Some((_, directory)) = &last else { continue };
+        if let Some((owner, mode)) = write(directory.as_fd(), name, entry).doing(doing)? {
+            settle(directory.as_fd(), name, mode, owner, ids).doing(doing)?;
+        }
     }
     Ok(())
 }
@@ -79,42 +187,59 @@ pub struct Ids<'a>(pub Option<&'a Maps>);
 
 impl Ids<'_> {
     /// Gives the entry of a directory to these ids of the image.
-    pub fn give(&self, directory: BorrowedFd<'_>, name: &[u8], (uid, gid): (u32, u32)) -> Result<()> {
-        let (uid, gid) = match self.0 {
-            None => (Some(uid), Some(gid)),
-            Some(maps) => (ids::outside(&maps.users, uid), ids::outside(&maps.groups, gid)),
-        };
-        match (uid, gid) {
-            (Some(uid), Some(gid)) => Ok(fs::chown(directory, name, uid, gid)?),
+    pub fn give(&self, directory: BorrowedFd<'_>, name: &[u8], owner: (u32, u32)) -> Result<()> {
+        let (uid, gid) = self.outside(owner)?;
+        Ok(fs::chown(directory, name, uid, gid)?)
+    }
+
+    fn outside(&self, (uid, gid): (u32, u32)) -> Result<(u32, u32)> {
+        let Some(maps) = self.0 else { return Ok((uid, gid)) };
+        match (ids::outside(&maps.users, uid), ids::outside(&maps.groups, gid)) {
+            (Some(uid), Some(gid)) => Ok((uid, gid)),
             _ => refuse(Fault::new("an owner of the image has no place in the id map")),
         }
     }
 }
 
-fn write(scaffold: BorrowedFd<'_>, path: &Inside, entry: &Entry, ids: &Ids<'_>) -> Result<()> {
-    let Some((parent, name)) = path.split() else { return Ok(()) };
-    let directory = fs::open_dir_below(scaffold, parent.bytes())?;
+/// Makes one entry. Returns the owner and the mode that it has to have, where those matter.
+fn write(directory: BorrowedFd<'_>, name: &[u8], entry: &Entry) -> Result<Option<((u32, u32), u32)>> {
     match entry {
-        Entry::Clone => fs::mkdir(directory.as_fd(), name, 0o755)?,
+        Entry::Clone => {
+            fs::mkdir(directory, name, NEW_DIRECTORY)?;
+            Ok(None)
+        }
         Entry::Directory { mode } => {
-            fs::mkdir(directory.as_fd(), name, *mode)?;
-            // The caller's umask does not count here.
-            fs::chmod(directory.as_fd(), name, *mode)?;
-            ids.give(directory.as_fd(), name, (0, 0))?;
+            fs::mkdir(directory, name, *mode)?;
+            Ok(Some(((0, 0), *mode)))
         }
-        Entry::Point => drop(fs::create(directory.as_fd(), name, 0o644)?),
+        Entry::Point => {
+            fs::create(directory, name, 0o644)?;
+            Ok(None)
+        }
         Entry::File { content, mode, owner, .. } => {
-            let file = fs::create(directory.as_fd(), name, 0o600)?;
-            write_content(&file, content)?;
-            ids.give(directory.as_fd(), name, *owner)?;
-            fs::fchmod(file.as_fd(), *mode)?;
+            write_content(&fs::create(directory, name, *mode)?, content)?;
+            Ok(Some((*owner, *mode)))
         }
+    }
+}
+
+/// Gives a new entry its owner and mode, where it has others: a directory can hand down its group, and the caller's umask and
+/// the list of rights of a directory do not count here.
+fn settle(directory: BorrowedFd<'_>, name: &[u8], mode: u32, owner: (u32, u32), ids: &Ids<'_>) -> Result<()> {
+    let stat = fs::stat(directory, name)?;
+    let wanted = ids.outside(owner)?;
+    if stat.is_none_or(|stat| (stat.st_uid, stat.st_gid) != wanted) {
+        fs::chown(directory, name, wanted.0, wanted.1)?;
+    }
+    // A change of the owner can take bits of the mode away.
+    if stat.is_none_or(|stat| stat.st_mode & 0o7777 != mode || (stat.st_uid, stat.st_gid) != wanted) {
+        fs::chmod(directory, name, mode)?;
     }
     Ok(())
 }
 
 fn write_content(file: &OwnedFd, content: &Content) -> Result<()> {
-    let bytes = match content {
+    let mut bytes = match content {
         Content::Text(text) => text.as_bytes(),
         Content::Resolver(bytes) => bytes,
         Content::File(source) => {
@@ -123,7 +248,9 @@ fn write_content(file: &OwnedFd, content: &Content) -> Result<()> {
             return Ok(fs::copy_data(from.as_fd(), file.as_fd(), size)?);
         }
     };
-    std::fs::File::from(rustix::io::fcntl_dupfd_cloexec(file, 0)?).write_all(bytes)?;
+    while !bytes.is_empty() {
+        bytes = &bytes[rustix::io::retry_on_intr(|| rustix::io::write(file, bytes))?..];
+    }
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use super::{Ground, init};
 use crate::error::{Doing, Fault, Result};
 use crate::escape::Escape;
 use crate::host::ids::Extent;
+use crate::image::Inside;
 use crate::plan::Plan;
 use crate::settings::{self, Network};
 use crate::sys::process::{self, Ended, Forked};
@@ -26,6 +27,8 @@ pub struct Outcome {
     pub ended: Ended,
     /// Data that the kernel could not write back: such a step must not be committed.
     pub lost: Option<String>,
+    /// Overrides in memory that the step wrote to.
+    pub touched: Vec<Inside>,
     /// The first INT or TERM that dropcloth itself got during the step.
     pub interrupted: Option<i32>,
     /// Hosts that it asked for and did not get, where they are told.
@@ -200,13 +203,14 @@ impl Supervisor<'_> {
                 Ok(None)
             }
             Some((FromInit::Failed(fault), _)) => Err(fault.into()),
-            Some((FromInit::Ended { ended, lost, unwatched }, _)) => {
+            Some((FromInit::Ended { ended, lost, touched, unwatched }, _)) => {
                 if let Some(relay) = &mut self.relay {
                     relay.drain();
                 }
                 Ok(Some(Outcome {
                     ended,
                     lost,
+                    touched,
                     unwatched,
                     interrupted: self.interrupted,
                     escapes: Vec::new(),

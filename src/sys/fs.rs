@@ -103,18 +103,22 @@ pub struct Entry {
     pub kind: rustix::fs::FileType,
 }
 
-/// All entries but `.` and `..`, sorted by name.
+/// All entries but `.` and `..`, sorted by name. Reads through the open file itself, from the beginning.
 pub fn entries(directory: BorrowedFd<'_>) -> SysResult<Vec<Entry>> {
     let call = || format!("getdents64([{}])", directory.as_raw_fd());
+    // Of a stack this large only what is used is ever touched, and most directories are read by one call.
+    let mut buffer = [const { std::mem::MaybeUninit::<u8>::uninit() }; 1 << 15];
     let mut found = Vec::new();
-    for entry in rustix::fs::Dir::read_from(directory).called(call)? {
+    rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0)).called(call)?;
+    let mut raw = rustix::fs::RawDir::new(directory, &mut buffer);
+    while let Some(entry) = raw.next() {
         let entry = entry.called(call)?;
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
             found.push(Entry { name: name.to_vec(), kind: entry.file_type() });
         }
     }
-    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
 }
 

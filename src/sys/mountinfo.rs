@@ -1,7 +1,7 @@
 //! /proc/self/mountinfo, proc(5): only to find what is mounted below a directory, never to decide what to unmount.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use super::error::{Called, SysResult};
@@ -18,7 +18,14 @@ pub struct Mount {
 /// The mounts of this process's namespace whose mount point is `directory` or lies below it.
 pub fn at_and_below(directory: &Path) -> SysResult<Vec<Mount>> {
     let text = std::fs::read("/proc/self/mountinfo").called(|| "open(\"/proc/self/mountinfo\")")?;
-    Ok(text.split(|b| *b == b'\n').filter_map(parse).filter(|m| m.point.starts_with(directory)).collect())
+    // A host can have thousands of mounts: a line is looked at closely only when it may be one of those.
+    let wanted = directory.as_os_str().as_bytes();
+    let may_be = |line: &&[u8]| {
+        let point = line.split(|b| *b == b' ').nth(4).unwrap_or_default();
+        point.starts_with(wanted) || point.contains(&b'\\') || wanted == b"/"
+    };
+    let lines = text.split(|b| *b == b'\n').filter(may_be);
+    Ok(lines.filter_map(parse).filter(|m| m.point.starts_with(directory)).collect())
 }
 
 /// One line: the fifth field is the mount point, the type is the first field after the separating "-".

@@ -49,6 +49,34 @@ pub fn fork() -> SysResult<Forked> {
     }
 }
 
+/// The stack of a process that shares our memory.
+const SHARED_STACK: usize = 1 << 18;
+
+/// Starts a process that shares our memory, and waits until it has become another program or has ended: vfork(2) with a stack of
+/// its own. Nothing of this process's memory has to be copied for a program that will have none of it. `run` returns the exit
+/// status; what it changes in memory stays changed here, and what it owns is not dropped when it becomes a program. Only to be
+/// called while the process has one thread. Returns the pid.
+pub fn start_sharing(run: &mut dyn FnMut() -> i32) -> SysResult<i32> {
+    extern "C" fn enter(argument: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the argument is the pointer made below, valid and used by nobody else while the parent is stopped.
+        let run = unsafe { &mut *argument.cast::<&mut dyn FnMut() -> i32>() };
+        run()
+    }
+    let mut run = run;
+    let mut stack: Vec<u128> = Vec::with_capacity(SHARED_STACK / size_of::<u128>());
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the stack is ours, aligned, and grows down from its end; it and `run` outlive the sharing, since CLONE_VFORK stops
+    // this process until the child has given the memory up. There is no other thread that could see it half changed. The child
+    // has its own descriptors, signal handlers and working directory.
+    let pid = unsafe {
+        let top = stack.as_mut_ptr().add(SHARED_STACK / size_of::<u128>());
+        libc::clone(enter, top.cast(), flags, (&raw mut run).cast())
+    };
+    let pid = check(pid.into(), || "clone(CLONE_VM|CLONE_VFORK)".to_owned())?;
+    drop(stack);
+    Ok(i32::try_from(pid).unwrap_or(i32::MAX))
+}
+
 fn namespace_names(namespaces: libc::c_int) -> String {
     let names = [
         (libc::CLONE_NEWUSER, "CLONE_NEWUSER"),
@@ -165,6 +193,12 @@ fn prctl(option: libc::c_int, argument: libc::c_ulong, name: &str) -> SysResult<
     // SAFETY: the options used take one number and touch no memory of ours.
     let result = unsafe { libc::prctl(option, argument, 0, 0, 0) };
     check(result.into(), || format!("prctl({name})")).map(drop)
+}
+
+/// umask(2): returns the one from before.
+pub fn set_umask(mask: u32) -> u32 {
+    // SAFETY: umask takes any number, and cannot fail.
+    unsafe { libc::umask(mask) }
 }
 
 /// A session keyring of its own, keyctl(2): the step must not find the caller's keys.

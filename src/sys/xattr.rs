@@ -23,7 +23,11 @@ pub fn list(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<Vec<Vec<u8>>> {
     let mut buffer = vec![0_u8; 1024];
     loop {
         let result = match name.is_empty() {
-            true => rustix::fs::listxattr(&open[..], &mut buffer[..]),
+            // The f-call refuses a handle that was opened for its path only; for every other it saves the walk through /proc.
+            true => match rustix::fs::flistxattr(directory, &mut buffer[..]) {
+                Err(rustix::io::Errno::BADF) => rustix::fs::listxattr(&open[..], &mut buffer[..]),
+                other => other,
+            },
             false => rustix::fs::llistxattr(&path[..], &mut buffer[..]),
         };
         match result {
@@ -44,7 +48,10 @@ pub fn get(directory: BorrowedFd<'_>, name: &[u8], attribute: &[u8]) -> SysResul
     let mut buffer = vec![0_u8; 256];
     loop {
         let result = match name.is_empty() {
-            true => rustix::fs::getxattr(&open[..], attribute, &mut buffer[..]),
+            true => match rustix::fs::fgetxattr(directory, attribute, &mut buffer[..]) {
+                Err(rustix::io::Errno::BADF) => rustix::fs::getxattr(&open[..], attribute, &mut buffer[..]),
+                other => other,
+            },
             false => rustix::fs::lgetxattr(&path[..], attribute, &mut buffer[..]),
         };
         match result {

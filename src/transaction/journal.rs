@@ -108,24 +108,36 @@ pub enum Progress {
 }
 
 impl State {
+    /// Writes the first one. Whoever finds half of it finds a transaction that has touched nothing yet.
+    pub fn begin(&self, directory: BorrowedFd<'_>) -> Result<()> {
+        self.write(directory, b"state").map(drop)
+    }
+
     /// Writes it, replacing an older one in one step. A power cut may leave neither, so it is for a beginning, which nothing
     /// stands on yet.
     pub fn save(&self, directory: BorrowedFd<'_>) -> Result<()> {
-        self.write(directory)?;
+        remove_if_there(directory, b"state.tmp")?;
+        self.write(directory, b"state.tmp")?;
         Ok(fs::rename(directory, b"state.tmp", directory, b"state")?)
+    }
+
+    /// Puts the one that was written when the transaction began on the disk. Its name is there when `directory` is synced,
+    /// which whoever writes down what he does next has to do himself.
+    pub fn sync(&self, directory: BorrowedFd<'_>) -> Result<()> {
+        Ok(fs::fsync(fs::open_read(directory, b"state")?.as_fd())?)
     }
 
     /// The same; on return it is on the disk.
     pub fn save_durably(&self, directory: BorrowedFd<'_>) -> Result<()> {
-        fs::fsync(self.write(directory)?.as_fd())?;
+        remove_if_there(directory, b"state.tmp")?;
+        fs::fsync(self.write(directory, b"state.tmp")?.as_fd())?;
         fs::rename(directory, b"state.tmp", directory, b"state")?;
         Ok(fs::fsync(directory)?)
     }
 
-    fn write(&self, directory: BorrowedFd<'_>) -> Result<std::fs::File> {
+    fn write(&self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<std::fs::File> {
         let text = serde_json::to_vec(self)?;
-        remove_if_there(directory, b"state.tmp")?;
-        let mut file = std::fs::File::from(fs::create(directory, b"state.tmp", 0o600)?);
+        let mut file = std::fs::File::from(fs::create(directory, name, 0o600)?);
         file.write_all(&text)?;
         Ok(file)
     }

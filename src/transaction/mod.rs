@@ -26,10 +26,10 @@ const DIRECTORIES: [&[u8]; 2] = [b"upper", b"work"];
 /// An open transaction that this process owns.
 #[derive(Debug)]
 pub struct Transaction {
+    /// Locked for as long as somebody works on it; a free lock means that its owner is dead. Every file costs a run on ext4
+    /// more than anything else it does, so there is none for the lock.
     directory: OwnedFd,
     path: PathBuf,
-    /// Held for as long as somebody works on it; a free lock means that its owner is dead.
-    _lock: OwnedFd,
     /// What is on disk about it.
     pub state: State,
 }
@@ -63,20 +63,21 @@ impl Transaction {
     fn make(storage: &Path, name: &str, state: State) -> Result<Transaction> {
         let base = make_in_storage(storage, name.as_bytes())?;
         let directory = fs::open_dir(base.as_fd(), name.as_bytes())?;
-        let lock = fs::create(directory.as_fd(), b"lock", 0o600)?;
-        if !fs::try_lock(lock.as_fd(), true)? {
+        if !fs::try_lock(directory.as_fd(), true)? {
             return refuse(Fault::new("another process took the new transaction's lock"));
         }
-        // A file made now has the time that the image's files get from now on.
-        let begun = Some(changes::stamp(&fs::fstat(lock.as_fd())?));
-        let state = State { begun, ..state };
-        let mut transaction = Transaction { directory, path: storage.join(name), _lock: lock, state };
-        transaction.state.same_file_system = transaction.identity()?.device == transaction.state.root.device;
-        transaction.state.save(transaction.directory())?;
+        // What is made now has the time that the image's files get from now on.
+        let stat = fs::fstat(directory.as_fd())?;
+        let same_file_system = stat.st_dev == state.root.device;
+        let state = State { begun: Some(changes::stamp(&stat)), same_file_system, ..state };
+        let transaction = Transaction { directory, path: storage.join(name), state };
+        transaction.state.begin(transaction.directory())?;
         disinherit(transaction.directory())?;
         drop(base);
-        for name in DIRECTORIES {
-            fs::mkdir(transaction.directory(), name, 0o700)?;
+        if transaction.state.mode != Mode::Through {
+            for name in DIRECTORIES {
+                fs::mkdir(transaction.directory(), name, 0o700)?;
+            }
         }
         Ok(transaction)
     }
@@ -85,17 +86,11 @@ impl Transaction {
     pub fn take(path: &Path) -> Result<Option<Transaction>> {
         let doing = || format!("cannot open the transaction {}", path.display());
         let directory = open_owned(path).doing(doing)?;
-        let lock = match fs::open_read(directory.as_fd(), b"lock") {
-            Ok(lock) => lock,
-            // Killed between mkdir and the lock, or while it was being removed.
-            Err(error) if error.errno == libc::ENOENT => fs::create(directory.as_fd(), b"lock", 0o600).doing(doing)?,
-            Err(error) => return Err(error).doing(doing),
-        };
-        if !fs::try_lock(lock.as_fd(), true).doing(doing)? {
+        if !fs::try_lock(directory.as_fd(), true).doing(doing)? {
             return Ok(None);
         }
         let state = State::load(directory.as_fd()).doing(doing)?;
-        Ok(Some(Transaction { directory, path: path.to_owned(), _lock: lock, state }))
+        Ok(Some(Transaction { directory, path: path.to_owned(), state }))
     }
 
     /// The open directory.

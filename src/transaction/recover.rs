@@ -178,8 +178,7 @@ fn bears_the_name(path: &Path, image: &Image) -> bool {
 /// Whether all that is in the directory is what a transaction has that is not decided.
 pub fn has_nothing_else(directory: BorrowedFd<'_>) -> Result<bool> {
     let known = [
-        &b"lock"[..],
-        b"state",
+        &b"state"[..],
         b"state.tmp",
         b"plan.tmp",
         b"before",
