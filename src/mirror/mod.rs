@@ -2,6 +2,8 @@
 
 pub mod artifact;
 pub mod build;
+pub mod diff;
+pub mod holds;
 pub mod index;
 pub mod layout;
 pub mod parallel;

@@ -28,6 +28,19 @@ pub enum MirrorVerb {
         #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:3141")]
         listen: String,
     },
+    /// Compare two mirrors: files that only one has, other contents by the same name, newest versions and yanked markers; 0: they
+    /// hold the same, 1: they do not
+    Diff {
+        /// The first mirror
+        #[arg(value_name = "A")]
+        a: PathBuf,
+        /// The second
+        #[arg(value_name = "B")]
+        b: PathBuf,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Read a whole mirror and name what is broken, for which installer, and what mends it; 0: nothing is, 1: something is
     Verify {
         /// The mirror

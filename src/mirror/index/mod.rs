@@ -2,7 +2,7 @@
 
 pub mod arrange;
 pub mod known;
-mod pages;
+pub mod pages;
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
