@@ -13,7 +13,7 @@ use crate::image::Image;
 use crate::image::survey::Survey;
 use crate::mirror::synthesise;
 use crate::plan::{self, Plan};
-use crate::sandbox::{Inputs, secrets};
+use crate::sandbox::{Inputs, caches, secrets};
 use crate::server::{Running, Server};
 use crate::settings::{self, Environment, Flags, Settings, Valued};
 use crate::transaction;
@@ -30,6 +30,8 @@ pub struct Prepared {
     pub plan: Plan,
     /// What the step gets from this machine, once it is read.
     pub inputs: Inputs,
+    /// The caches of the plan, held once the inputs are read.
+    pub caches: caches::Held,
     /// The server of `--serve`, at work once the inputs are read.
     pub server: (Option<Server>, Option<Running>),
 }
@@ -89,7 +91,7 @@ fn prepare_with(
         plan::wanted(&settings, account, pythons)
     })?;
     let plan = plan::build(&settings, &host, &survey, command)?;
-    Ok(Prepared { settings, host, image, plan, inputs: Inputs::default(), server: (server, None) })
+    Ok(Prepared { settings, host, image, plan, inputs: Inputs::default(), caches: Vec::new(), server: (server, None) })
 }
 
 /// pip's timeout in seconds for a server that needs long for its first answer; pip's own is 15.
@@ -113,9 +115,11 @@ pub fn with_server(settings: &mut Settings) -> Result<Option<Server>> {
 }
 
 impl Prepared {
-    /// Reads the secrets, once, since each may be a pipe, makes the pages that the mirror lacks, and starts the server.
+    /// Reads the secrets, once, since each may be a pipe, makes the pages that the mirror lacks, waits for caches, and starts the
+    /// server.
     pub fn read_inputs(&mut self) -> Result<()> {
         self.server.1 = self.server.0.as_ref().map(Server::start).transpose()?;
+        self.caches = caches::hold(&mut self.plan)?;
         self.inputs.secrets = secrets::read(&self.settings)?;
         let python = self.plan.python.as_ref().filter(|python| python.completed);
         if let (Some(mirror), Some(layout)) = (python.and_then(|p| p.mirror.as_ref()), &self.host.mirror) {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::door::{self, Watch};
-use super::{OsStringText, Python};
+use super::{OsStringText, Python, caches};
 use crate::error::{Fault, Result, refuse};
 use crate::host::Host;
 use crate::image::survey::Survey;
@@ -76,6 +76,9 @@ pub fn build(
         for (name, value) in pypi_environment::variables(&python.indexes) {
             list.set(&name, value);
         }
+    }
+    for (name, value) in caches::variables(settings, &survey.account) {
+        list.set(name, value);
     }
     for (name, value) in &settings.env.value {
         match (value, host.environment.get(std::ffi::OsStr::new(name))) {

@@ -1,5 +1,6 @@
 //! The plan: pure data, all that will be done. What is printed by `dropcloth plan` is what is executed.
 
+pub mod caches;
 pub mod describe;
 pub mod door;
 pub mod environment;
@@ -146,6 +147,7 @@ pub fn wanted(settings: &Settings, account: &Account, pythons: &Pythons) -> Vec<
     paths.extend(settings.lay.value.iter().map(|l| l.path.clone()));
     paths.extend(settings.bind.value.iter().map(|b| b.target.clone()));
     paths.extend(settings.tmpfs.value.iter().cloned());
+    paths.extend(caches::wanted(settings, account));
     paths
 }
 

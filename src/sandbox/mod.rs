@@ -5,6 +5,7 @@
 //! ```
 
 pub mod attach;
+pub mod caches;
 pub mod dev;
 pub mod exec;
 pub mod init;
