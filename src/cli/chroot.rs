@@ -143,6 +143,9 @@ fn elsewhere(name: &str, options: &Options) -> Result<u8> {
     let command = command(options);
     let mut prepared = prepare(options, &command)?;
     let credentials = credentials(options, &prepared.image)?;
+    if prepared.relay.0.is_some() {
+        return Err(Fault::new("--record is for `dropcloth run`: each chroot would begin the file again").into());
+    }
     prepared.read_inputs()?;
     prepared.plan = lay::reduced(prepared.plan);
     let signals = hold()?;

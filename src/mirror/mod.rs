@@ -7,6 +7,7 @@ pub mod holds;
 pub mod index;
 pub mod layout;
 pub mod parallel;
+pub mod relay;
 pub mod replace;
 pub mod serve;
 pub mod source;

@@ -73,6 +73,9 @@ pub fn build(
         list.set(name, value);
     }
     if let Some(python) = python {
+        if network == Network::Host {
+            around_proxies(&mut list, python);
+        }
         for (name, value) in pypi_environment::variables(&python.indexes) {
             list.set(&name, value);
         }
@@ -93,6 +96,20 @@ pub fn build(
         }
     }
     Ok(list.0)
+}
+
+/// The caller's proxy is another machine: it knows nothing of an index on the loopback interface.
+fn around_proxies(list: &mut Variables, python: &Python) {
+    let on_loopback = python.indexes.iter().any(|index| index.url.starts_with("http://127.0.0.1"));
+    if !on_loopback || !list.0.iter().any(|(name, _)| name.to_lowercase().ends_with("_proxy")) {
+        return;
+    }
+    let callers = list.0.iter().find(|(name, _)| name.eq_ignore_ascii_case("no_proxy"));
+    let callers = callers.map(|(_, value)| value.0.to_string_lossy().into_owned());
+    let all = callers.into_iter().chain(["127.0.0.1".to_owned()]).collect::<Vec<_>>().join(",");
+    for name in ["no_proxy", "NO_PROXY"] {
+        list.set(name, &all);
+    }
 }
 
 #[derive(Default)]

@@ -264,10 +264,11 @@ fn python(settings: &Settings, host: &Host, faults: &mut refuse::Refusals, notes
     if let Some(Layout { arrangement: Arrangement::Empty, .. }) = layout {
         notes.push(format!("The mirror {} holds no wheel and no sdist.", directory.display()));
     }
-    let completed = layout.is_some_and(Layout::lacks_pages);
+    let completed = layout.is_some_and(Layout::lacks_pages) && settings.record.value.is_none();
     Some(Python {
         indexes: Indexes::from(settings, tree),
-        mirror: present.then(|| directory.clone()),
+        // What a step reads from the directory itself nobody could record.
+        mirror: present.then(|| directory.clone()).filter(|_| settings.record.value.is_none()),
         completed,
         view: None,
     })

@@ -13,6 +13,7 @@ pub mod pip_conf;
 pub mod pydistutils;
 pub mod requirements;
 pub mod simple_page;
+pub mod upload_time;
 pub mod uv_toml;
 
 use std::path::Path;
