@@ -65,6 +65,11 @@ impl Request {
         Ok(())
     }
 
+    /// Makes it another request by what else it hangs on.
+    pub fn depends_on(&mut self, what: &str, text: String) {
+        self.files.push((what.to_owned(), text));
+    }
+
     fn add(&mut self, text: String) -> String {
         let name = format!("requirements-{}.txt", self.files.len());
         self.files.push((name.clone(), text));
