@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::arguments::BuildArguments;
 use crate::changes::discard::remove_tree;
+use crate::check::ahead::{self, Wanted};
 use crate::check::probe::{self, Facts};
 use crate::cli::args::Cli;
 use crate::cli::common::{self, Prepared, progress, say};
@@ -16,7 +17,7 @@ use crate::mirror::build::prune::Prune;
 use crate::mirror::build::request::Request;
 use crate::mirror::build::{self, Build, Built, MIRROR_MOUNT, WORK, WORK_MOUNT};
 use crate::mirror::relay::{Relay, Running, record};
-use crate::mirror::{layout, synthesise};
+use crate::mirror::synthesise::{self, Pages};
 use crate::pypi::upload_time;
 use crate::settings::Flags;
 use crate::sys::fs;
@@ -69,8 +70,16 @@ fn from_requirements(cli: &Cli, arguments: &BuildArguments, root: &Path, into: &
     }
     let until = arguments.as_of.as_deref().map(until).transpose()?;
     let into = build::make(into)?;
-    let mut runs = Runs { cli, flags: arguments.flags.clone(), root, python: &arguments.python, view: None };
-    runs.begin(&into, until)?;
+    let mut runs = Runs {
+        cli,
+        flags: arguments.flags.clone(),
+        root,
+        python: &arguments.python,
+        until: until.is_some(),
+        indexes: None,
+        view: None,
+    };
+    runs.begin(&into)?;
     let facts = runs.facts()?;
     let mut request = Request::default();
     request.requirements(&arguments.requirements, &arguments.files)?;
@@ -83,8 +92,9 @@ fn from_requirements(cli: &Cli, arguments: &BuildArguments, root: &Path, into: &
     request.notes.iter().for_each(|note| say(&format!("note: {note}")));
     let markers = facts.markers()?;
     let applies = |text: &str| probe::wish(text).is_some_and(|wish| probe::applies(&wish, &markers, &[]));
+    runs.go_ahead(&into, &facts, &request, until)?;
     let mut build = Build::begin(into.clone(), request, arguments.add, prune(arguments))?;
-    if until.is_some() {
+    if runs.view.is_some() {
         // It may have files that are newer; the view gives those of it that are not.
         build = build.without_itself();
     }
@@ -131,13 +141,38 @@ struct Runs<'a> {
     flags: Flags,
     root: &'a Path,
     python: &'a str,
-    /// What leaves out files that came later.
+    /// Later files are left out.
+    until: bool,
+    /// What there is to ask, until the view asks it.
+    indexes: Option<Indexes>,
+    /// What stands between pip and the indexes.
     view: Option<Running>,
+}
+
+/// The indexes of a build.
+struct Indexes {
+    urls: Vec<String>,
+    mirror: Option<PathBuf>,
+    pages: Pages,
+}
+
+impl Indexes {
+    fn of(prepared: &Prepared, flags: &Flags) -> Result<Indexes> {
+        let Some(python) = &prepared.plan.python else {
+            return Ok(Indexes { urls: flags.index.clone(), mirror: None, pages: Pages::new() });
+        };
+        let pages = match (&python.mirror, &prepared.host.mirror) {
+            (Some(mirror), Some(layout)) if layout.lacks_pages() => synthesise::missing(mirror, layout)?,
+            _ => Pages::new(),
+        };
+        let urls = python.indexes.iter().map(|index| index.url.clone()).collect();
+        Ok(Indexes { urls, mirror: python.mirror.clone(), pages })
+    }
 }
 
 impl Runs<'_> {
     /// Asks what is configured, or the official index where nothing is.
-    fn begin(&mut self, into: &Path, until: Option<i64>) -> Result<()> {
+    fn begin(&mut self, into: &Path) -> Result<()> {
         let flags = &mut self.flags;
         flags.mode = Some("discard".to_owned());
         // Each by itself: what the image can write in it cannot put a link in the place of.
@@ -155,28 +190,37 @@ impl Runs<'_> {
             self.flags.index = vec![prepared.settings.official_index.value.clone()];
             self.flags.no_official = true;
         }
-        if until.is_some() {
-            self.look_back(&prepared, into, until)?;
-        }
+        self.indexes = Some(Indexes::of(&prepared, &self.flags)?);
         Ok(())
     }
 
-    /// Puts a view without later files between pip and the indexes: pip itself leaves them out from 26 on only.
-    fn look_back(&mut self, prepared: &Prepared, into: &Path, until: Option<i64>) -> Result<()> {
-        let python = prepared.plan.python.as_ref();
-        let urls: Vec<String> = match python {
-            Some(python) => python.indexes.iter().map(|index| index.url.clone()).collect(),
-            None => self.flags.index.clone(),
-        };
-        let mut relay = Relay::new(urls, false)?;
-        relay.until = until;
-        relay.stock = Some(into.to_owned());
-        relay.mirror = python.and_then(|python| python.mirror.clone());
-        if let (Some(mirror), Some(layout)) = (&relay.mirror, &prepared.host.mirror)
-            && layout::Layout::lacks_pages(layout)
-        {
-            relay.pages = synthesise::missing(mirror, layout)?;
+    /// Downloads what pip will want, many files at a time, and puts a view between pip and the indexes that has them. It leaves
+    /// out later files, too, which pip itself does from 26 on only. An index that cannot be asked from here is left to pip.
+    fn go_ahead(&mut self, into: &Path, facts: &Facts, request: &Request, until: Option<i64>) -> Result<()> {
+        let Some(Indexes { urls, mirror, pages }) = self.indexes.take() else { return Ok(()) };
+        let (mut requirements, whole, constraints) = request.named();
+        let always = build::ALWAYS.map(str::to_owned);
+        if !whole {
+            requirements.extend(always.clone());
         }
+        let ahead = into.join(WORK).join(build::AHEAD);
+        let local = mirror.as_deref().map(|mirror| (mirror, &pages));
+        let told = |count| progress(&format!("{count} files ahead of pip"));
+        let walk = |wanted: &Wanted<'_>| ahead::walk(&urls, local, facts, wanted, &ahead, &told);
+        let wanted = Wanted { requirements: &requirements, constraints: &constraints, whole, until, stock: into };
+        let mut seen = walk(&wanted)?;
+        if let (true, Some(seen)) = (whole, &mut seen) {
+            let wanted = Wanted { requirements: &always, constraints: &[], whole: false, until, stock: into };
+            seen.extend(walk(&wanted)?.unwrap_or_default());
+        }
+        progress("");
+        if seen.is_none() && until.is_none() {
+            return Ok(());
+        }
+        let mut relay = Relay::new(urls, false)?;
+        (relay.until, relay.mirror, relay.pages) = (until, mirror, pages);
+        (relay.stock, relay.ahead) = (Some(into.to_owned()), Some(ahead));
+        relay.seen = seen.unwrap_or_default();
         self.flags.index = relay.urls();
         self.flags.no_official = true;
         self.view = Some(relay.start()?);
@@ -207,7 +251,9 @@ impl Runs<'_> {
         let words: Vec<&str> = ["-m", "pip"].into_iter().chain(words.iter().map(String::as_str)).collect();
         let mut prepared = self.prepare(&words)?;
         let captured = capture::step(&mut prepared, b"")?;
-        self.look_at_view()?;
+        if self.until {
+            self.look_at_view()?;
+        }
         let said = [captured.stdout, captured.stderr].concat();
         let said = String::from_utf8_lossy(&said);
         let said: Vec<&str> = said.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
@@ -216,6 +262,8 @@ impl Runs<'_> {
             return Ok(());
         }
         let fault = Fault::new("pip of the image could not download everything");
+        let faults = self.view.as_ref().map_or_else(Vec::new, Running::faults);
+        let fault = faults.iter().take(5).fold(fault, |fault, line| fault.because(line));
         let last = said.len().saturating_sub(12);
         refuse(said[last..].iter().fold(fault, |fault, line| fault.because(*line)).hint(
             "Mend what pip says and run the same command again: what is downloaded already is not downloaded again.",

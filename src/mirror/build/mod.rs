@@ -22,6 +22,8 @@ use crate::pypi::distribution;
 /// In the mirror: what is on its way, so that it gets to its place by rename. An interrupted build leaves it, and the next goes
 /// on from its cache.
 pub const WORK: &str = ".dropcloth-new";
+/// The directory in it of files that were downloaded ahead of pip, by SHA-256.
+pub const AHEAD: &str = "ahead";
 /// The directories in it that pip writes to.
 pub const WRITTEN: [&str; 3] = ["cache", "files", "tmp"];
 /// Where the step sees these three.
@@ -29,7 +31,7 @@ pub const WORK_MOUNT: &str = "/tmp/dropcloth-new";
 /// Where the step sees the mirror, and the files of the request in it.
 pub const MIRROR_MOUNT: &str = "/tmp/dropcloth-mirror";
 /// What every mirror has: pip of a new environment, and what builds old sources.
-const ALWAYS: [&str; 3] = ["pip", "setuptools", "wheel"];
+pub const ALWAYS: [&str; 3] = ["pip", "setuptools", "wheel"];
 /// A chain of sources that are built by sources is not longer.
 const MOST_SETS: usize = 500;
 
@@ -60,7 +62,7 @@ pub type Pip<'a> = dyn FnMut(&[String]) -> Result<()> + 'a;
 /// Makes the directory, so that settings may name it before it has anything.
 pub fn make(into: &Path) -> Result<PathBuf> {
     let doing = || format!("cannot make the mirror {}", into.display());
-    for name in WRITTEN {
+    for name in WRITTEN.iter().chain(&[AHEAD]) {
         caller::make_directory(&into.join(WORK).join(name)).doing(doing)?;
     }
     let path = into.canonicalize().doing(doing)?;

@@ -1,9 +1,8 @@
 //! Requests to the view: pages made from those of the index, and files passed on while they come.
 
-use std::collections::HashMap;
 use std::io::Read;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
@@ -13,7 +12,7 @@ use super::record::{Kind, Record, Served, without_credentials};
 use crate::error::{Fault, Result};
 use crate::mirror::source::Source;
 use crate::mirror::{artifact, serve};
-use crate::pypi::distribution::normalized;
+use crate::pypi::distribution::{self, normalized};
 use crate::pypi::simple_page::{self, FileLink};
 use crate::pypi::upload_time;
 
@@ -27,10 +26,11 @@ pub struct View {
     pub record: Option<Record>,
     pub until: Option<i64>,
     pub stock: Option<PathBuf>,
+    pub ahead: Option<PathBuf>,
     /// Where what somebody has to know is written, a line each.
     pub faults: Mutex<std::fs::File>,
-    /// Links of pages that were asked for, by index and project.
-    pub seen: Mutex<HashMap<(usize, String), Arc<Vec<FileLink>>>>,
+    /// What was asked for already.
+    pub seen: Mutex<super::Seen>,
 }
 
 /// Answers until the process ends.
@@ -171,7 +171,7 @@ impl View {
         };
         let written = |sha256: String, size: u64| self.add(index, project, kind, Some(link), &url, sha256, size);
         let length = length.and_then(|length| usize::try_from(length).ok());
-        let response = Response::new(StatusCode(200), Vec::new(), Seen::new(from, &written), length, None);
+        let response = Response::new(StatusCode(200), Vec::new(), Stream::new(from, &written), length, None);
         let response = with(response, "Content-Type", "application/octet-stream");
         // Beyond the threshold tiny_http would send chunks, and installers show no progress without a length.
         request.respond(response.with_chunked_threshold(usize::MAX))
@@ -184,18 +184,26 @@ impl View {
         index: usize,
         url: &str,
     ) -> Result<(Box<dyn Read + Send>, Option<u64>)> {
-        let stock = self.stock.as_ref().filter(|_| kind == Kind::File);
-        if let (Some(stock), Some(("sha256", hash))) = (stock, link.hash.as_ref().map(|(a, h)| (a.as_str(), h))) {
-            let name = std::path::Path::new(&link.filename).file_name().unwrap_or_default();
-            let project = crate::pypi::distribution::parse(&link.filename, None).map(|d| d.name).unwrap_or_default();
-            let path = stock.join(project).join(name);
-            if artifact::sha256(&path).is_ok_and(|(found, _)| found == *hash) {
-                let file = std::fs::File::open(&path)?;
-                let length = file.metadata()?.len();
-                return Ok((Box::new(file), Some(length)));
-            }
+        if let (Kind::File, Some(("sha256", hash))) = (kind, link.hash.as_ref().map(|(a, h)| (a.as_str(), h)))
+            && let Some(path) = self.here(&link.filename, hash)
+        {
+            let file = std::fs::File::open(&path)?;
+            let length = file.metadata()?.len();
+            return Ok((Box::new(file), Some(length)));
         }
         self.sources[index].stream(url)
+    }
+}
+
+impl View {
+    /// Where this machine has the file, with the same contents.
+    fn here(&self, name: &str, hash: &str) -> Option<PathBuf> {
+        let parsed = distribution::parse(name, None)?;
+        let in_stock =
+            self.stock.as_ref().and_then(|stock| Some(stock.join(parsed.name).join(Path::new(name).file_name()?)));
+        let ahead = self.ahead.as_ref().filter(|_| !hash.contains('/')).map(|ahead| ahead.join(hash));
+        let places = in_stock.into_iter().chain(ahead);
+        { places }.find(|path| path.is_file() && artifact::sha256(path).is_ok_and(|(found, _)| found == *hash))
     }
 }
 
@@ -213,7 +221,7 @@ fn with<R: Read>(response: Response<R>, name: &str, value: &str) -> Response<R> 
 
 /// A stream that is hashed. What ends it is known before its last part is given away: a client that has everything may end
 /// the whole run.
-struct Seen<'a> {
+struct Stream<'a> {
     from: Box<dyn Read + Send>,
     now: Vec<u8>,
     place: usize,
@@ -224,9 +232,9 @@ struct Seen<'a> {
     written: &'a dyn Fn(String, u64),
 }
 
-impl<'a> Seen<'a> {
-    fn new(from: Box<dyn Read + Send>, written: &'a dyn Fn(String, u64)) -> Seen<'a> {
-        Seen { from, now: Vec::new(), place: 0, next: None, hasher: Sha256::new(), size: 0, ended: false, written }
+impl<'a> Stream<'a> {
+    fn new(from: Box<dyn Read + Send>, written: &'a dyn Fn(String, u64)) -> Stream<'a> {
+        Stream { from, now: Vec::new(), place: 0, next: None, hasher: Sha256::new(), size: 0, ended: false, written }
     }
 
     fn part(&mut self) -> std::io::Result<Vec<u8>> {
@@ -244,7 +252,7 @@ impl<'a> Seen<'a> {
     }
 }
 
-impl Read for Seen<'_> {
+impl Read for Stream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if self.place == self.now.len() && !self.ended {
             self.now = match self.next.take() {
@@ -279,7 +287,7 @@ mod tests {
             let bytes = vec![7; size];
             let told = RefCell::new(None);
             let written = |sha256: String, size: u64| *told.borrow_mut() = Some((sha256, size));
-            let mut seen = Seen::new(Box::new(std::io::Cursor::new(bytes.clone())), &written);
+            let mut seen = Stream::new(Box::new(std::io::Cursor::new(bytes.clone())), &written);
             let mut got = vec![0; size];
             seen.read_exact(&mut got).unwrap();
             if size == 0 {

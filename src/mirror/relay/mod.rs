@@ -5,16 +5,22 @@ mod answer;
 mod process;
 pub mod record;
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub use process::Running;
 
 use super::synthesise::Pages;
 use crate::error::{Doing, Result};
+use crate::pypi::simple_page::FileLink;
 
 /// The port in a network of the step's own, beside that of the view of the mirror.
 pub const OWN_PORT: u16 = 3142;
+
+/// Links of pages, by index and project.
+pub type Seen = HashMap<(usize, String), Arc<Vec<FileLink>>>;
 
 /// A view that has not been started.
 #[derive(Debug)]
@@ -31,6 +37,10 @@ pub struct Relay {
     pub until: Option<i64>,
     /// A mirror whose files are served instead of the same ones from elsewhere.
     pub stock: Option<PathBuf>,
+    /// A directory of more such files, by SHA-256.
+    pub ahead: Option<PathBuf>,
+    /// Pages that need not be asked for.
+    pub seen: Seen,
     /// `None`: the sandbox will send one, of its own network.
     listener: Option<TcpListener>,
 }
@@ -45,8 +55,9 @@ impl Relay {
             true => None,
             false => Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).doing(|| "cannot find a free port")?),
         };
-        let (mirror, record, until, stock) = (None, None, None, None);
-        Ok(Relay { indexes, mirror, pages: Pages::new(), record, until, stock, listener })
+        let (mirror, record, until, stock, ahead) = (None, None, None, None, None);
+        let (pages, seen) = (Pages::new(), Seen::new());
+        Ok(Relay { indexes, mirror, pages, record, until, stock, ahead, seen, listener })
     }
 
     /// The URLs by which a step asks for the indexes, in their order.

@@ -1,6 +1,5 @@
 //! The process of a view: forked before the sandbox is there, so that it stands outside, and ended with the run.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
@@ -84,8 +83,9 @@ impl Relay {
         drop(socket);
         let mirror = self.mirror.as_deref().map(|mirror| (mirror, &self.pages));
         let sources = self.indexes.iter().filter_map(|url| Source::open(url, mirror)).collect();
-        let (until, stock) = (self.until, self.stock);
-        let view = View { sources, record, until, stock, faults: Mutex::new(faults), seen: Mutex::new(HashMap::new()) };
+        let (until, stock, ahead) = (self.until, self.stock, self.ahead);
+        let view =
+            View { sources, record, until, stock, ahead, faults: Mutex::new(faults), seen: Mutex::new(self.seen) };
         answer::serve(listener, &view)
     }
 }
