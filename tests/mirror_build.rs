@@ -187,3 +187,106 @@ fn links_that_a_hostile_pip_leaves_lead_nowhere() {
     }
     assert_eq!(ground.read("secret"), "secret");
 }
+
+#[test]
+fn what_is_not_needed_any_more_goes_when_asked_and_nothing_that_others_brought() {
+    needs_sandbox!();
+    let ground = Ground::new();
+    let packages = [Package::wheel("app", "1.0").needs("lib"), Package::wheel("lib", "1.0"), Package::wheel("b", "1")];
+    let served = index(&ground, &packages);
+    assert_code(&build(&ground, &served, &["app"]), 0);
+    ground.write("new/mine-1.0-py3-none-any.whl", Package::wheel("mine", "1.0").bytes());
+    let output = build(&ground, &served, &["b", "--prune"]);
+    assert_code(&output, 0);
+    let said = stderr(&output);
+    assert!(said.contains("removed app/app-1.0-py3-none-any.whl") && said.contains("removed lib/lib-1.0"), "{said}");
+    assert!(!said.contains("mine") && !said.contains("removed pip/"), "{said}");
+    assert!(!ground.path("new/app").exists() && has(&ground, "b/b-1-py3-none-any.whl"));
+    assert!(has(&ground, "mine/mine-1.0-py3-none-any.whl") && has(&ground, "pip/index.html"));
+    assert!(!ground.read("new/links.html").contains("app-1.0") && !ground.read("new/index.html").contains("app/"));
+    assert_code(&ground.mirror(&["verify", "new"]), 0);
+    let again = build(&ground, &served, &["b", "--prune"]);
+    assert!(!stderr(&again).contains("removed"), "{}", stderr(&again));
+    assert!(stderr(&build(&ground, &served, &["b", "--prune=all"])).contains("removed mine/mine-1.0"));
+    assert!(!ground.path("new/mine").exists());
+    // A directory that somebody else has filled is refused as ever.
+    ground.write("other/mine-1.0-py3-none-any.whl", Package::wheel("mine", "1.0").bytes());
+    let root = debian_root();
+    let other = ["build", "--no-official", "--index", &served.url, "--into", "other", "--for", root.to_str().unwrap()];
+    assert_code(&ground.mirror(&[&other[..], &["b", "--prune"]].concat()), 125);
+    assert_code(&ground.mirror(&[&other[..], &["b", "--prune", "--add"]].concat()), 0);
+    assert!(ground.path("other/mine/mine-1.0-py3-none-any.whl").is_file());
+}
+
+/// Says in the JSON page of every project when its files were uploaded.
+fn uploaded(ground: &Ground, time: &dyn Fn(&str) -> Option<&'static str>) {
+    for folder in std::fs::read_dir(ground.path("m")).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
+        let page = folder.path().join("index.json");
+        let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&page).unwrap()).unwrap();
+        for file in json["files"].as_array_mut().unwrap() {
+            if let Some(time) = time(file["filename"].as_str().unwrap()) {
+                file["upload-time"] = time.into();
+            }
+        }
+        std::fs::write(page, json.to_string()).unwrap();
+    }
+}
+
+#[test]
+fn a_mirror_as_of_a_day_has_nothing_that_came_later() {
+    needs_sandbox!();
+    let ground = Ground::new();
+    let packages =
+        [Package::wheel("app", "1.0").needs("lib"), Package::wheel("lib", "1.0"), Package::wheel("lib", "2.0")];
+    let served = index(&ground, &packages);
+    uploaded(&ground, &|file| {
+        Some(if file.starts_with("lib-2") { "2026-02-01T00:00:00Z" } else { "2026-01-31T23:00:00.5Z" })
+    });
+    let output = build(&ground, &served, &["app", "--as-of", "2026-01-31"]);
+    assert_code(&output, 0);
+    assert!(has(&ground, "lib/lib-1.0-py3-none-any.whl") && !has(&ground, "lib/lib-2.0-py3-none-any.whl"));
+    // What came later is not taken from the mirror itself either, and what is there is not downloaded again.
+    assert_code(&build(&ground, &served, &["lib", "--add"]), 0);
+    assert!(has(&ground, "lib/lib-2.0-py3-none-any.whl"));
+    for entry in std::fs::read_dir(ground.path("m/lib")).unwrap().flatten() {
+        if entry.file_name().to_str().unwrap().ends_with(".whl") {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    let output = build(&ground, &served, &["app", "--as-of", "2026-01-31", "--prune"]);
+    assert_code(&output, 0);
+    assert!(stderr(&output).contains("removed lib/lib-2.0") && stderr(&output).contains("0 of them new"));
+    for (date, words) in [("yesterday", "neither a day nor a time"), ("2026-01-30", "No matching distribution")] {
+        let output = build(&ground, &served, &["app", "--as-of", date, "--add"]);
+        assert_code(&output, 125);
+        assert!(stderr(&output).contains(words), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn an_index_without_times_of_upload_cannot_be_looked_back_at() {
+    needs_sandbox!();
+    let ground = Ground::new();
+    let served = index(&ground, &[Package::wheel("app", "1.0")]);
+    let output = build(&ground, &served, &["app", "--as-of", "2026-01-31"]);
+    assert_code(&output, 125);
+    let said = stderr(&output);
+    assert!(
+        said.contains("does not say when app-1.0-py3-none-any.whl was uploaded") && said.contains("PEP 700"),
+        "{said}"
+    );
+}
+
+#[test]
+fn without_a_place_it_is_the_mirror_that_runs_use() {
+    needs_sandbox!();
+    let ground = Ground::new();
+    let served = index(&ground, &[Package::wheel("app", "1.0")]);
+    let root = debian_root();
+    let root = root.to_str().unwrap();
+    let arguments = ["build", "--no-official", "--index", &served.url, "--for", root, "app"];
+    assert_code(&ground.mirror(&arguments), 0);
+    let install = ["pip", "install", "--quiet", "--break-system-packages", "app"];
+    let run = [&["run", "--mode", "discard", "--offline", root, "--"], &install[..]].concat();
+    assert_code(&ground.dropcloth(&run).output().unwrap(), 0);
+}

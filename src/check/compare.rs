@@ -48,6 +48,16 @@ impl Indexes {
         self.sources.len()
     }
 
+    /// Whether that index was asked for that name.
+    pub fn knows(&self, key: &(usize, String)) -> bool {
+        self.pages.contains_key(key)
+    }
+
+    /// What the index at a place has for a name, asked by somebody else.
+    pub fn learn(&mut self, key: (usize, String), files: Option<Vec<FileLink>>) {
+        self.pages.insert(key, files);
+    }
+
     /// All files of a project in the index at `place`; `None`: it does not have the name, or did not answer.
     pub fn files(&mut self, place: usize, name: &str) -> Option<&Vec<FileLink>> {
         let key = (place, name.to_owned());

@@ -1,5 +1,6 @@
 //! `dropcloth check`: which index serves what, asked of the image's own pip and held against the pages of every index.
 
+pub mod ahead;
 pub mod closure;
 pub mod compare;
 pub mod locked;

@@ -47,6 +47,19 @@ pub fn attach(cli: &Cli, flags: &Flags, root: &Path) -> Result<u8> {
                 .hint("Start the server yourself and name it with --index, or use `dropcloth wrap --serve …`."),
         );
     }
+    if prepared.relay.0.is_some() {
+        return refuse(
+            Fault::new("attach cannot record: nobody is there to write down what installers get")
+                .hint("Leave --record out, or run the step with `dropcloth run --record FILE`."),
+        );
+    }
+    if !prepared.settings.caches.value.is_empty() {
+        return refuse(
+            Fault::new("attach cannot share a cache: nobody is there to give it back").hint(
+                "Leave --cache out, bind a directory of your own with --bind, or use `dropcloth wrap --cache …`.",
+            ),
+        );
+    }
     transaction::lock_image(&prepared.image, Mode::Through)?;
     prepared.plan.mounts.retain(|wish| attach::concerns(&wish.mount));
     prepared.read_inputs()?;

@@ -143,6 +143,9 @@ fn elsewhere(name: &str, options: &Options) -> Result<u8> {
     let command = command(options);
     let mut prepared = prepare(options, &command)?;
     let credentials = credentials(options, &prepared.image)?;
+    if prepared.relay.0.is_some() {
+        return Err(Fault::new("--record is for `dropcloth run`: each chroot would begin the file again").into());
+    }
     prepared.read_inputs()?;
     prepared.plan = lay::reduced(prepared.plan);
     let signals = hold()?;
@@ -214,11 +217,15 @@ fn wait(pid: i32, signals: &Signals) -> Result<Ended> {
 
 /// The caller's environment, but for what would lead installers elsewhere, and with what leads them to the mirror.
 fn environment(prepared: &Prepared) -> Vec<(OsString, OsString)> {
-    let Some(python) = &prepared.plan.python else { return std::env::vars_os().collect() };
-    let ours = crate::pypi::environment::variables(&python.indexes);
+    let caches = crate::plan::caches::variables(&prepared.settings, &prepared.plan.account);
+    let caches = caches.into_iter().map(|(name, value)| (name.to_owned(), value));
+    let python = prepared.plan.python.as_ref();
+    let ours = python.map_or_else(Vec::new, |python| crate::pypi::environment::variables(&python.indexes));
+    let ours: Vec<(String, String)> = ours.into_iter().chain(caches).collect();
     let stays = |name: &OsString| {
         let text = name.to_string_lossy();
-        !crate::pypi::environment::is_of_installers(&text) && !ours.iter().any(|(n, _)| *n == text)
+        let misleads = python.is_some() && crate::pypi::environment::is_of_installers(&text);
+        !misleads && !ours.iter().any(|(n, _)| *n == text)
     };
     let callers = std::env::vars_os().filter(|(name, _)| stays(name));
     callers.chain(ours.iter().map(|(name, value)| (name.into(), value.into()))).collect()

@@ -6,16 +6,20 @@ use std::path::{Path, PathBuf};
 
 use super::args::{Cli, RunArguments};
 use crate::changes::leaks::Needle;
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Fault, Result, refuse};
 use crate::host::Host;
 use crate::host::caller::Caller;
 use crate::image::Image;
 use crate::image::survey::Survey;
-use crate::mirror::synthesise;
+use crate::mirror::layout::{self, Arrangement};
+use crate::mirror::relay::record::without_credentials;
+use crate::mirror::relay::{self, Relay};
+use crate::mirror::synthesise::{self, Pages};
 use crate::plan::{self, Plan};
-use crate::sandbox::{Inputs, secrets};
+use crate::pypi::{self, Indexes};
+use crate::sandbox::{Inputs, caches, secrets};
 use crate::server::{Running, Server};
-use crate::settings::{self, Environment, Flags, Settings, Valued};
+use crate::settings::{self, Environment, Flags, Network, Settings, Valued};
 use crate::transaction;
 
 /// Everything up to the plan.
@@ -30,6 +34,10 @@ pub struct Prepared {
     pub plan: Plan,
     /// What the step gets from this machine, once it is read.
     pub inputs: Inputs,
+    /// The caches of the plan, held once the inputs are read.
+    pub caches: caches::Held,
+    /// The view that `--record` needs, at work once the inputs are read.
+    pub relay: (Option<Relay>, Option<relay::Running>),
     /// The server of `--serve`, at work once the inputs are read.
     pub server: (Option<Server>, Option<Running>),
 }
@@ -52,6 +60,15 @@ pub fn prepare(cli: &Cli, arguments: &RunArguments) -> Result<Prepared> {
     prepare_in(cli, &arguments.flags, root, &arguments.command)
 }
 
+/// The merged settings.
+pub fn settings(cli: &Cli, flags: &Flags) -> Result<Settings> {
+    let cwd = std::env::current_dir().doing(|| "cannot tell the working directory")?;
+    let environment: BTreeMap<_, _> = std::env::vars_os().collect();
+    let home = home(&environment);
+    let source = settings::Source { config: cli.global.config.as_deref(), profile: cli.global.profile.as_deref() };
+    settings::resolve(flags, &source, &Environment(environment), &home, &cwd)
+}
+
 /// The same with the parts of the arguments.
 pub fn prepare_in(cli: &Cli, flags: &Flags, root: &Path, command: &[OsString]) -> Result<Prepared> {
     prepare_with(cli, flags, root, command, &|_| ())
@@ -71,16 +88,10 @@ fn prepare_with(
 ) -> Result<Prepared> {
     let cwd = std::env::current_dir().doing(|| "cannot tell the working directory")?;
     let environment: BTreeMap<_, _> = std::env::vars_os().collect();
-    let home = home(&environment);
-    let mut settings = settings::resolve(
-        flags,
-        &settings::Source { config: cli.global.config.as_deref(), profile: cli.global.profile.as_deref() },
-        &Environment(environment.clone()),
-        &home,
-        &cwd,
-    )?;
+    let mut settings = settings(cli, flags)?;
     change(&mut settings);
     let server = with_server(&mut settings)?;
+    let relay = recorded(&mut settings)?;
     let image = Image::open(root)?;
     let host = Host::look(&settings, &cwd, environment);
     let user = settings.user.value.clone();
@@ -89,7 +100,16 @@ fn prepare_with(
         plan::wanted(&settings, account, pythons)
     })?;
     let plan = plan::build(&settings, &host, &survey, command)?;
-    Ok(Prepared { settings, host, image, plan, inputs: Inputs::default(), server: (server, None) })
+    Ok(Prepared {
+        settings,
+        host,
+        image,
+        plan,
+        inputs: Inputs::default(),
+        caches: Vec::new(),
+        relay: (relay, None),
+        server: (server, None),
+    })
 }
 
 /// pip's timeout in seconds for a server that needs long for its first answer; pip's own is 15.
@@ -112,10 +132,69 @@ pub fn with_server(settings: &mut Settings) -> Result<Option<Server>> {
     Ok(Some(server))
 }
 
+/// The view that `--record` needs, with the settings led to it. `None` also where there is no mirror though one was asked for:
+/// the plan says that.
+fn recorded(settings: &mut Settings) -> Result<Option<Relay>> {
+    let Some(record) = settings.record.value.clone() else { return Ok(None) };
+    let layout = layout::look(&settings.mirror.value);
+    let listed = &settings.indexes.value;
+    if layout.is_none() && (listed.is_empty() || listed.iter().any(|url| pypi::is_local(url))) {
+        if settings.mirror_asked_for() {
+            return Ok(None);
+        }
+        settings.indexes.value = vec![settings.official_index.value.clone()];
+        settings.notes.push("No mirror: the record is of the official index.".to_owned());
+    }
+    let tree = layout.as_ref().map(|layout| match &layout.arrangement {
+        Arrangement::Nested(below) => below.as_path(),
+        _ => Path::new(""),
+    });
+    let indexes = Indexes::from(settings, tree);
+    let offline = settings.offline.value && !indexes.needs_network();
+    let network = settings.network.value.or(offline.then_some(Network::None));
+    let urls: Vec<String> = indexes.iter().map(|index| index.url.clone()).collect();
+    let mirror = layout.is_some().then(|| settings.mirror.value.clone());
+    if let Some(url) = urls.iter().find(|url| url.starts_with("file:") && !pypi::is_local(url)) {
+        return refuse(
+            Fault::new(format!("the index {url} is in the image, where nothing can record what it serves"))
+                .hint("Leave --record out, or name the directory with --mirror DIR."),
+        );
+    }
+    let mut relay = Relay::new(urls, network == Some(Network::None))?;
+    relay.pages = match (&mirror, &layout) {
+        (Some(mirror), Some(layout)) if layout.lacks_pages() => synthesise::missing(mirror, layout)?,
+        _ => Pages::new(),
+    };
+    relay.mirror = mirror;
+    relay.record = Some(record);
+    let (mut official, mut mirrors) = (None, Vec::new());
+    for (url, index) in relay.urls().into_iter().zip(indexes.iter()) {
+        if index.official { official = Some(url) } else { mirrors.push(url) }
+    }
+    for (url, index) in relay.urls().iter().zip(&relay.indexes) {
+        let index = without_credentials(index);
+        settings
+            .notes
+            .push(format!("--record: the step asks {url}, which passes on and writes down what {index} serves."));
+    }
+    settings.indexes.value = mirrors;
+    settings.use_official.value = official.is_some();
+    settings.official_index.value = official.unwrap_or_default();
+    settings.network.value = network;
+    Ok(Some(relay))
+}
+
 impl Prepared {
-    /// Reads the secrets, once, since each may be a pipe, makes the pages that the mirror lacks, and starts the server.
+    /// Reads the secrets, once, since each may be a pipe, makes the pages that the mirror lacks, waits for caches, and starts the
+    /// server.
     pub fn read_inputs(&mut self) -> Result<()> {
         self.server.1 = self.server.0.as_ref().map(Server::start).transpose()?;
+        if let Some(relay) = self.relay.0.take() {
+            let running = relay.start()?;
+            self.inputs.relay = running.socket.clone();
+            self.relay.1 = Some(running);
+        }
+        self.caches = caches::hold(&mut self.plan)?;
         self.inputs.secrets = secrets::read(&self.settings)?;
         let python = self.plan.python.as_ref().filter(|python| python.completed);
         if let (Some(mirror), Some(layout)) = (python.and_then(|p| p.mirror.as_ref()), &self.host.mirror) {
@@ -127,6 +206,16 @@ impl Prepared {
     /// What of them must not be found in the image.
     pub fn secret_needles(&self) -> Vec<Needle> {
         self.inputs.secrets.iter().filter_map(|s| Needle::new(format!("the secret {}", s.id), &s.contents)).collect()
+    }
+}
+
+/// How far something is, on one line that the next one replaces; only for a terminal.
+pub fn progress(text: &str) {
+    use std::io::{IsTerminal, Write};
+    let mut out = std::io::stderr();
+    if out.is_terminal() {
+        let _ = write!(out, "\r\x1b[K{text}");
+        let _ = out.flush();
     }
 }
 

@@ -19,7 +19,10 @@ use crate::sys::{fs, process};
 /// framework has mounted bound again, no `policy-rc.d`.
 pub fn reduced(mut plan: Plan) -> Plan {
     plan.mounts.retain(|m| {
-        matches!(m.mount, Mount::Mirror { .. } | Mount::Bind { .. } | Mount::Tmpfs | Mount::Secrets { .. })
+        matches!(
+            m.mount,
+            Mount::Mirror { .. } | Mount::Bind { .. } | Mount::Cache { .. } | Mount::Tmpfs | Mount::Secrets { .. }
+        )
     });
     let entries = &mut plan.scaffold.entries;
     entries.retain(|_, entry| !matches!(entry, Entry::File { what, .. } if what == "no services are started"));

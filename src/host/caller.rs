@@ -1,9 +1,10 @@
 //! Who called, as it was before dropcloth entered a user namespace of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::ids::Maps;
+use crate::error::{Doing, Result};
 
 /// The caller.
 #[derive(Debug, Clone)]
@@ -41,4 +42,28 @@ impl Caller {
     pub fn home(&self) -> Option<PathBuf> {
         nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(self.uid)).ok().flatten().map(|user| user.dir)
     }
+}
+
+/// The user behind sudo, when this is root of the machine: whose home and caches are meant.
+pub fn behind_sudo() -> Option<(u32, u32)> {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok().filter(|id| *id != 0);
+    (Caller::get().uid == 0 && Caller::get().maps.is_none())
+        .then(|| Some((number("SUDO_UID")?, number("SUDO_GID")?)))?
+}
+
+/// Makes a directory with all above it, as the caller's own through sudo too.
+///
+/// # Errors
+/// What mkdir(2) and chown(2) say.
+pub fn make_directory(directory: &Path) -> Result<()> {
+    let doing = || format!("cannot make {}", directory.display());
+    let mut missing: Vec<&Path> = directory.ancestors().take_while(|path| !path.exists()).collect();
+    std::fs::create_dir_all(directory).doing(doing)?;
+    missing.reverse();
+    if let Some((uid, gid)) = behind_sudo() {
+        for path in missing {
+            std::os::unix::fs::chown(path, Some(uid), Some(gid)).doing(doing)?;
+        }
+    }
+    Ok(())
 }

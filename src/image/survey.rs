@@ -58,6 +58,8 @@ pub struct Survey {
     pub pythons: Pythons,
     /// Each path the plan asked for, resolved inside the image.
     pub places: BTreeMap<PathBuf, Place>,
+    /// Distribution and its release, such as `debian-12`, os-release(5); none: it has no such file.
+    pub release: Option<String>,
     /// dpkg's invoke-rc.d is there.
     pub starts_services: bool,
 }
@@ -101,6 +103,7 @@ impl Survey {
             account,
             pythons,
             places,
+            release: release(image)?,
             starts_services: image.has("usr/sbin/invoke-rc.d"),
         })
     }
@@ -109,6 +112,24 @@ impl Survey {
     pub fn submount_over(&self, path: &Inside) -> Option<&Submount> {
         self.submounts.iter().find(|m| path.is_below(&m.at))
     }
+}
+
+fn release(image: &Image) -> Result<Option<String>> {
+    let text = image.read_small("etc/os-release", 1 << 16)?.or(image.read_small("usr/lib/os-release", 1 << 16)?);
+    Ok(text.and_then(|text| release_of(&String::from_utf8_lossy(&text))))
+}
+
+/// Only what may be part of a file name: the image is not trusted.
+fn release_of(text: &str) -> Option<String> {
+    let value = |key: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
+        let plain = value.chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).collect::<String>();
+        Some(plain.trim_start_matches('.').to_owned()).filter(|plain| !plain.is_empty())
+    };
+    let id = value("ID")?;
+    // Debian's testing has a name only.
+    let version = value("VERSION_ID").or_else(|| value("VERSION_CODENAME"));
+    Some(version.map_or(id.clone(), |version| format!("{id}-{version}")))
 }
 
 fn owner(image: &Image) -> Result<(u32, u32)> {

@@ -2,9 +2,12 @@
 
 pub mod artifact;
 pub mod build;
+pub mod diff;
+pub mod holds;
 pub mod index;
 pub mod layout;
 pub mod parallel;
+pub mod relay;
 pub mod replace;
 pub mod serve;
 pub mod source;

@@ -6,7 +6,12 @@ use std::thread;
 
 /// Does `work` on each item; results in the order of the items. The threads have ended when it returns.
 pub fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(items.len());
+    map_by(thread::available_parallelism().map_or(1, NonZero::get), items, work)
+}
+
+/// The same by so many threads: for work that waits.
+pub fn map_by<T: Sync, R: Send>(threads: usize, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let threads = threads.min(items.len());
     let next = AtomicUsize::new(0);
     let worker = || {
         let mut mine = Vec::new();

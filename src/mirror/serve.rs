@@ -16,8 +16,10 @@ use crate::sys::fs;
 
 /// Requests at a time; pip asks with one connection, uv with many.
 const THREADS: usize = 4;
-const HTML: &str = "text/html; charset=utf-8";
-const JSON: &str = "application/vnd.pypi.simple.v1+json";
+/// Content type of pages, PEP 503.
+pub const HTML: &str = "text/html; charset=utf-8";
+/// PEP 691.
+pub const JSON: &str = "application/vnd.pypi.simple.v1+json";
 
 /// Serves the directory `root` on `listener`; returns only when the listener fails. Starts threads: never in a process that
 /// forks afterwards.
@@ -77,7 +79,7 @@ fn field(request: &Request, name: &'static str) -> Option<String> {
 }
 
 /// JSON where the client ranks it at least as high as HTML, RFC 9110 12.5.1.
-fn wants_json(request: &Request) -> bool {
+pub fn wants_json(request: &Request) -> bool {
     let accept = field(request, "Accept").unwrap_or_default();
     let quality = |kind: &str| {
         let found =

@@ -65,7 +65,9 @@ impl Source {
             Kind::Directory { mirror, pages, base } => {
                 let page = base.join(&format!("{name}/")).doing(doing)?;
                 let Some(text) = self.local_page(mirror, pages, &page)? else { return Ok(None) };
-                Ok(Some(simple_page::parse_html(&text, &page)))
+                let mut links = simple_page::parse_html(&text, &page);
+                complete(&mut links, mirror, &page);
+                Ok(Some(links))
             }
             Kind::Network { base, agent } => {
                 let page = base.join(&format!("{name}/")).doing(doing)?;
@@ -87,6 +89,25 @@ impl Source {
             }
             Err(error) => Err(error).doing(|| format!("cannot read {}", mirror.join(&index).display())),
         }
+    }
+
+    /// The bytes at `url` while they come, and how many there will be.
+    pub fn stream(&self, url: &str) -> Result<(Box<dyn Read + Send>, Option<u64>)> {
+        if let Some(path) = self.local(url) {
+            let file = std::fs::File::open(&path).doing(|| format!("cannot read {}", path.display()))?;
+            let length = file.metadata()?.len();
+            return Ok((Box::new(file), Some(length)));
+        }
+        let Kind::Network { agent, .. } = &self.kind else {
+            return refuse(Fault::new(format!("{url} is not in the local mirror")));
+        };
+        let response = get(agent, &Url::parse(url)?, "*/*")?;
+        if response.status().as_u16() != 200 {
+            return refuse(Fault::new(format!("{url} answers {}", response.status())));
+        }
+        let body = response.into_body();
+        let length = body.content_length();
+        Ok((Box::new(body.into_reader()), length))
     }
 
     /// What an artifact says of itself: by its metadata file where the page promises one, else by the artifact.
@@ -133,6 +154,33 @@ impl Source {
         let mut bytes = Vec::new();
         response.body_mut().as_reader().take(LARGEST).read_to_end(&mut bytes)?;
         Ok(bytes)
+    }
+}
+
+/// Whether two URLs are of one server.
+pub fn same_host(one: &str, other: &str) -> bool {
+    match (Url::parse(one), Url::parse(other)) {
+        (Ok(one), Ok(other)) => one.host().is_some() && one.origin() == other.origin(),
+        _ => false,
+    }
+}
+
+/// `url` with user and password of `index`.
+pub fn with_credentials(url: &str, index: &str) -> String {
+    let (Ok(mut parsed), Ok(index)) = (Url::parse(url), Url::parse(index)) else { return url.to_owned() };
+    // Both fail only for URLs that have no host.
+    let _ = parsed.set_username(index.username()).and_then(|()| parsed.set_password(index.password()));
+    parsed.into()
+}
+
+/// HTML has neither time of upload nor size; the JSON page beside it may.
+fn complete(links: &mut [FileLink], mirror: &Path, page: &Url) {
+    let Some(place) = place(page) else { return };
+    let text = std::fs::read_to_string(mirror.join(place).join("index.json")).unwrap_or_default();
+    for known in simple_page::parse_json(&text, page).unwrap_or_default() {
+        if let Some(link) = links.iter_mut().find(|link| link.url == known.url && link.hash == known.hash) {
+            (link.size, link.upload_time) = (known.size, known.upload_time);
+        }
     }
 }
 

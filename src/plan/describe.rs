@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Content, Entry, Mount, Plan, Storage};
-use crate::settings::{Backend, Escape, Mode, Network, Origin, Settings, Valued};
+use crate::settings::{Backend, Escape, Mode, Network, Origin, Settings, Sharing, Valued};
 
 /// All of it, in the order in which it happens.
 pub fn text(plan: &Plan) -> String {
@@ -121,6 +121,14 @@ fn mount(mount: &Mount) -> String {
         Mount::Dev => "private /dev".to_owned(),
         Mount::HostDev => "the host's /dev".to_owned(),
         Mount::Bind { source, read_only } => format!("{}, {}", source.display(), access(read_only)),
+        Mount::Cache { name, source, sharing, .. } => {
+            let sharing = match sharing {
+                Sharing::Shared => "shared",
+                Sharing::Locked => "locked",
+                Sharing::Private => "private",
+            };
+            format!("{}, the cache {name}, {sharing}", source.display())
+        }
         Mount::Mirror { source, completed } => {
             let pages = if *completed { ", the pages that it lacks laid over it" } else { "" };
             format!("{}, read-only{pages}", source.display())

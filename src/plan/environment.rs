@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::door::{self, Watch};
-use super::{OsStringText, Python};
+use super::{OsStringText, Python, caches};
 use crate::error::{Fault, Result, refuse};
 use crate::host::Host;
 use crate::image::survey::Survey;
@@ -73,9 +73,15 @@ pub fn build(
         list.set(name, value);
     }
     if let Some(python) = python {
+        if network == Network::Host {
+            around_proxies(&mut list, python);
+        }
         for (name, value) in pypi_environment::variables(&python.indexes) {
             list.set(&name, value);
         }
+    }
+    for (name, value) in caches::variables(settings, &survey.account) {
+        list.set(name, value);
     }
     for (name, value) in &settings.env.value {
         match (value, host.environment.get(std::ffi::OsStr::new(name))) {
@@ -90,6 +96,20 @@ pub fn build(
         }
     }
     Ok(list.0)
+}
+
+/// The caller's proxy is another machine: it knows nothing of an index on the loopback interface.
+fn around_proxies(list: &mut Variables, python: &Python) {
+    let on_loopback = python.indexes.iter().any(|index| index.url.starts_with("http://127.0.0.1"));
+    if !on_loopback || !list.0.iter().any(|(name, _)| name.to_lowercase().ends_with("_proxy")) {
+        return;
+    }
+    let callers = list.0.iter().find(|(name, _)| name.eq_ignore_ascii_case("no_proxy"));
+    let callers = callers.map(|(_, value)| value.0.to_string_lossy().into_owned());
+    let all = callers.into_iter().chain(["127.0.0.1".to_owned()]).collect::<Vec<_>>().join(",");
+    for name in ["no_proxy", "NO_PROXY"] {
+        list.set(name, &all);
+    }
 }
 
 #[derive(Default)]

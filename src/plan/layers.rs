@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::Python;
 use super::refuse::Refusals;
+use super::{Python, caches};
 use crate::host::Host;
 use crate::image::Inside;
 use crate::image::inside::Place;
@@ -154,6 +154,14 @@ pub fn lay(
             *mode = 0o755;
         }
         put(scaffold, survey, Path::new("/usr/sbin/policy-rc.d"), entry, &mut |why| notes.push(why));
+    }
+    for (path, entry, only_where_present) in caches::overrides(settings) {
+        let there = survey.places.get(path).is_some_and(|place| place.entry.is_some());
+        // Without apt's folder there is no apt, and none is made.
+        let apt = survey.places.get(path).is_some_and(|place| place.existing + 1 >= place.path.depth());
+        if there || apt && !only_where_present {
+            put(scaffold, survey, path, entry, &mut |why| notes.push(why));
+        }
     }
     for lay in &settings.lay.value {
         let place = survey.places.get(&lay.path);

@@ -1,5 +1,6 @@
 //! The plan: pure data, all that will be done. What is printed by `dropcloth plan` is what is executed.
 
+pub mod caches;
 pub mod describe;
 pub mod door;
 pub mod environment;
@@ -146,6 +147,7 @@ pub fn wanted(settings: &Settings, account: &Account, pythons: &Pythons) -> Vec<
     paths.extend(settings.lay.value.iter().map(|l| l.path.clone()));
     paths.extend(settings.bind.value.iter().map(|b| b.target.clone()));
     paths.extend(settings.tmpfs.value.iter().cloned());
+    paths.extend(caches::wanted(settings, account));
     paths
 }
 
@@ -262,10 +264,11 @@ fn python(settings: &Settings, host: &Host, faults: &mut refuse::Refusals, notes
     if let Some(Layout { arrangement: Arrangement::Empty, .. }) = layout {
         notes.push(format!("The mirror {} holds no wheel and no sdist.", directory.display()));
     }
-    let completed = layout.is_some_and(Layout::lacks_pages);
+    let completed = layout.is_some_and(Layout::lacks_pages) && settings.record.value.is_none();
     Some(Python {
         indexes: Indexes::from(settings, tree),
-        mirror: present.then(|| directory.clone()),
+        // What a step reads from the directory itself nobody could record.
+        mirror: present.then(|| directory.clone()).filter(|_| settings.record.value.is_none()),
         completed,
         view: None,
     })

@@ -6,13 +6,13 @@ use serde::Serialize;
 
 use super::layers::Scaffold;
 use super::refuse::Refusals;
-use super::{Python, host_dev};
-use crate::host::{Host, Source};
+use super::{Python, caches, host_dev};
+use crate::host::{Host, Source, ids};
 use crate::image::Inside;
 use crate::image::inside::Place;
 use crate::image::survey::{Submount, Survey};
 use crate::pypi::MIRROR_MOUNT;
-use crate::settings::{Mode, Settings};
+use crate::settings::{Mode, Settings, Sharing};
 
 /// Where the step sees its secrets, as in Docker's and Podman's builds.
 pub const SECRETS: &str = "/run/secrets";
@@ -42,6 +42,17 @@ pub enum Mount {
         source: PathBuf,
         /// Read-only.
         read_only: bool,
+    },
+    /// A cache that steps share; never part of the image.
+    Cache {
+        /// Its name.
+        name: String,
+        /// Host path.
+        source: PathBuf,
+        /// For several runs.
+        sharing: Sharing,
+        /// User and group of it, as ids of the supervisor's user namespace.
+        owner: (u32, u32),
     },
     /// The local mirror, read-only.
     Mirror {
@@ -106,14 +117,35 @@ pub fn plan(
     for path in &settings.tmpfs.value {
         add(path, true, 0o1777, Mount::Tmpfs);
     }
+    for cache in &settings.caches.value {
+        let owner = owner(host, survey);
+        let source = caches::source(cache, settings, survey, owner.0);
+        let mount = Mount::Cache { name: cache.name.clone(), source, sharing: cache.sharing, owner };
+        add(&caches::target(cache, &survey.account), true, 0o755, mount);
+    }
     for bind in &settings.bind.value {
         let directory = host.source(&bind.source) == Source::Directory;
         add(&bind.target, directory, 0o755, Mount::Bind { source: bind.source.clone(), read_only: bind.read_only });
     }
-    if mounts.iter().any(|m| m.mount == Mount::Tmpfs || matches!(m.mount, Mount::Bind { .. } | Mount::Mirror { .. })) {
+    let ours = |m: &MountPlan| {
+        matches!(m.mount, Mount::Tmpfs | Mount::Bind { .. } | Mount::Cache { .. } | Mount::Mirror { .. })
+    };
+    if mounts.iter().any(ours) {
         temporary_directory(scaffold, survey);
     }
     mounts
+}
+
+/// The step's user outside of the image's own user namespace.
+fn owner(host: &Host, survey: &Survey) -> (u32, u32) {
+    let account = &survey.account;
+    match super::inner_maps(host, survey) {
+        None => (account.uid, account.gid),
+        Some(maps) => {
+            let outer = |extents, id| ids::outside(extents, id).unwrap_or(id);
+            (outer(&maps.users, account.uid), outer(&maps.groups, account.gid))
+        }
+    }
 }
 
 /// What stands against a mount at `place`, and what to do about it.

@@ -28,7 +28,7 @@ pub fn of(plan: &Plan) -> Vec<Trace> {
         found.extend(host_path("the transaction's place on this machine", path));
     }
     for wish in &plan.mounts {
-        if let Mount::Bind { source, .. } | Mount::Mirror { source, .. } = &wish.mount
+        if let Mount::Bind { source, .. } | Mount::Mirror { source, .. } | Mount::Cache { source, .. } = &wish.mount
             && source.as_path() != Path::new(&wish.at.to_string())
         {
             found.extend(host_path("a path of this machine", source));

@@ -9,8 +9,11 @@ pub fn variables(indexes: &Indexes) -> Vec<(String, String)> {
         // Set although the file says it: setuptools' setup_requires looks only at its presence.
         ("PIP_INDEX_URL", indexes.first().to_owned()),
         ("PIP_DISABLE_PIP_VERSION_CHECK", "1".to_owned()),
-        ("PIP_NO_CACHE_DIR", "1".to_owned()),
     ];
+    // pip has no cache whatever the value.
+    if !indexes.pip_cache {
+        all.push(("PIP_NO_CACHE_DIR", "1".to_owned()));
+    }
     if let Some(links) = &indexes.links {
         all.push(("PIP_NO_INDEX", "1".to_owned()));
         all.push(("PIP_FIND_LINKS", links.clone()));
@@ -37,7 +40,9 @@ pub fn variables(indexes: &Indexes) -> Vec<(String, String)> {
     if indexes.offline && !indexes.needs_network() {
         all.push(("UV_OFFLINE", "1".to_owned()));
     }
-    all.push(("UV_NO_CACHE", "1".to_owned()));
+    if !indexes.uv_cache {
+        all.push(("UV_NO_CACHE", "1".to_owned()));
+    }
     all.push(("UV_PYTHON_DOWNLOADS", "never".to_owned()));
     all.push(("PDM_PYPI_URL", indexes.single().to_owned()));
     all.push(("PDM_CHECK_UPDATE", "0".to_owned()));

@@ -13,6 +13,7 @@ pub mod pip_conf;
 pub mod pydistutils;
 pub mod requirements;
 pub mod simple_page;
+pub mod upload_time;
 pub mod uv_toml;
 
 use std::path::Path;
@@ -65,6 +66,10 @@ pub struct Indexes {
     pub timeout: Option<u32>,
     /// The proxy that is the step's only way to a network.
     pub proxy: Option<String>,
+    /// pip has a cache that is not in the image.
+    pub pip_cache: bool,
+    /// uv has one.
+    pub uv_cache: bool,
 }
 
 impl Indexes {
@@ -105,6 +110,8 @@ impl Indexes {
             uv_retries: settings.retries.value,
             timeout: settings.timeout.value,
             proxy: proxied.then(|| PROXY_URL.to_owned()),
+            pip_cache: has_cache(settings, "pip"),
+            uv_cache: has_cache(settings, "uv"),
         }
     }
 
@@ -147,6 +154,10 @@ impl Indexes {
         }
         hosts
     }
+}
+
+fn has_cache(settings: &Settings, name: &str) -> bool {
+    settings.caches.value.iter().any(|cache| cache.name == name)
 }
 
 /// The local mirror is asked where its tree is.

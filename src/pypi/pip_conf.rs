@@ -24,7 +24,8 @@ pub fn text(indexes: &Indexes) -> String {
         let _ = writeln!(out, "timeout = {timeout}");
     }
     // A cache would stay in the image, and nothing of it is needed beside a mirror.
-    out.push_str("disable-pip-version-check = true\nno-cache-dir = true\n");
+    let no_cache = if indexes.pip_cache { "" } else { " true" };
+    let _ = writeln!(out, "disable-pip-version-check = true\nno-cache-dir ={no_cache}");
     for command in COMMANDS.into_iter().chain(["list"]) {
         let _ = writeln!(out, "[{command}]");
         index_keys(&mut out, indexes);

@@ -11,7 +11,10 @@ pub fn text(indexes: &Indexes) -> String {
     if indexes.offline && !indexes.needs_network() {
         out.push_str("offline = true\n");
     }
-    out.push_str("no-cache = true\npython-downloads = \"never\"\n");
+    if !indexes.uv_cache {
+        out.push_str("no-cache = true\n");
+    }
+    out.push_str("python-downloads = \"never\"\n");
     let last = indexes.iter().count().saturating_sub(1);
     for (place, index) in indexes.iter().enumerate() {
         let name = if index.official { "official".to_owned() } else { format!("dropcloth-{}", place + 1) };

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::exec::{self, Program};
 use super::message::{FromInit, ToInit, receive, send};
-use super::view::View;
+use super::view::{self, View};
 use super::watch::Lines;
 use super::watch::warden::Warden;
 use super::{Entered, Ground, enter, privileges, scaffold};
@@ -73,6 +73,9 @@ fn run(
     let terminal = entered.terminal.as_ref().map(|(_, slave)| slave.as_fd());
     if let Some(slave) = terminal {
         tty::take_control(slave)?;
+    }
+    if let Some(relay) = &ground.inputs.relay {
+        view::send_listener(relay.as_fd()).doing(|| "cannot listen for the record of the step")?;
     }
     let mut view = View::open(plan)?;
     let program = Program::find(plan, view.as_ref().and_then(View::port))?;

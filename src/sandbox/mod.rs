@@ -5,6 +5,7 @@
 //! ```
 
 pub mod attach;
+pub mod caches;
 pub mod dev;
 pub mod exec;
 pub mod init;
@@ -23,6 +24,7 @@ pub mod watch;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::error::{Doing, Result};
 use crate::image::{Identity, Image};
@@ -56,6 +58,8 @@ pub struct Inputs {
     pub secrets: Vec<secrets::Secret>,
     /// The pages that the local mirror lacks.
     pub pages: Pages,
+    /// Where a listener of the step's own network is sent, for the view of the indexes.
+    pub relay: Option<Arc<OwnedFd>>,
 }
 
 /// A sandbox that is entered: what init goes on with.

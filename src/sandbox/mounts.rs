@@ -42,6 +42,7 @@ pub fn open_sources(plan: &Plan, image: &Image, secrets: &[Secret]) -> Result<So
     for wish in &plan.mounts {
         let source = match &wish.mount {
             Mount::Bind { source, read_only } => Some(bind(source, *read_only)?),
+            Mount::Cache { source, .. } => Some(bind(source, false)?),
             Mount::Mirror { source, .. } => Some(bind(source, true)?),
             Mount::Submount { read_only, .. } => Some(submount(image, &wish.at, *read_only)?),
             Mount::Secrets { .. } => Some(secrets::mount(secrets, &plan.account).doing(|| "cannot make the secrets")?),

@@ -11,10 +11,16 @@ use rustix::fs::{OFlags, ResolveFlags};
 use super::privileges;
 use crate::error::Result;
 use crate::image::account::Account;
-use crate::mirror::serve;
+use crate::mirror::{relay, serve};
 use crate::plan::{Mount, Plan};
-use crate::sys::fs;
 use crate::sys::process::{self, Forked};
+use crate::sys::{fs, socket};
+
+/// Gives the view of the indexes, which stands outside, a listener in this network namespace. Runs in pid 1.
+pub fn send_listener(relay: BorrowedFd<'_>) -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, relay::OWN_PORT))?;
+    Ok(socket::send(relay, b"listener", Some(listener.as_fd()))?)
+}
 
 /// The socket, and the server once there is one.
 pub struct View {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Doing, Result};
-use crate::host::caller::Caller;
+use crate::host::caller;
 use process::Process;
 
 /// The path of the simple index on a server that nobody gave one for, PEP 503's usual place.
@@ -84,7 +84,7 @@ impl Server {
     ///
     /// No program, one that ends, one that does not answer within a minute; with the end of what it wrote.
     pub fn start(&self) -> Result<Running> {
-        make(&self.directory)?;
+        caller::make_directory(&self.directory)?;
         let lock = lock(&self.directory)?;
         let process = match &self.kind {
             Kind::Command { command, .. } => Process::start(&self.shell(command), &self.directory)?,
@@ -129,26 +129,6 @@ fn digest(text: &str) -> [u8; 8] {
     let mut first = [0; 8];
     first.copy_from_slice(&Sha256::digest(text)[..8]);
     first
-}
-
-/// Who the server is: the user behind sudo, who owns the image cache too; nobody's rights are needed to serve files.
-fn user() -> Option<(u32, u32)> {
-    let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok().filter(|id| *id != 0);
-    (Caller::get().uid == 0 && Caller::get().maps.is_none())
-        .then(|| Some((number("SUDO_UID")?, number("SUDO_GID")?)))?
-}
-
-fn make(directory: &Path) -> Result<()> {
-    let doing = || format!("cannot make {} for the server's data", directory.display());
-    let mut missing: Vec<&Path> = directory.ancestors().take_while(|path| !path.exists()).collect();
-    std::fs::create_dir_all(directory).doing(doing)?;
-    missing.reverse();
-    if let Some((uid, gid)) = user() {
-        for path in missing {
-            std::os::unix::fs::chown(path, Some(uid), Some(gid)).doing(doing)?;
-        }
-    }
-    Ok(())
 }
 
 /// Two servers in one directory would spoil it.

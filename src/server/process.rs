@@ -148,7 +148,7 @@ fn become_server(command: &[OsString], log: &std::fs::File) -> ! {
         process::become_standard(log.as_fd(), 1)?;
         process::become_standard(log.as_fd(), 2)?;
         process::close_on_exec_from(3)?;
-        if let Some((uid, gid)) = super::user() {
+        if let Some((uid, gid)) = crate::host::caller::behind_sudo() {
             process::become_user(uid, gid, &[])?;
         }
         let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();

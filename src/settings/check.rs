@@ -13,11 +13,13 @@ pub fn check(settings: &Settings, faults: &mut Faults) {
     if let Some(wish) = &settings.serve.value {
         check_server(wish, settings.network.value == Some(Network::None), faults);
     }
+    check_caches(settings, faults);
     let lay = settings.lay.value.iter().map(|l| ("--lay", &l.path));
     let bind = settings.bind.value.iter().map(|b| ("--bind", &b.target));
     let tmpfs = settings.tmpfs.value.iter().map(|t| ("--tmpfs", t));
+    let cache = settings.caches.value.iter().filter_map(|c| Some(("--cache", c.target.as_ref()?)));
     let workdir = std::iter::once(("--workdir", &settings.workdir.value));
-    for (flag, path) in lay.chain(bind).chain(tmpfs).chain(workdir) {
+    for (flag, path) in lay.chain(bind).chain(tmpfs).chain(cache).chain(workdir) {
         check_inside(flag, path, faults);
     }
 }
@@ -33,6 +35,17 @@ fn check_server(wish: &str, no_network: bool, faults: &mut Faults) {
     if no_network {
         let hint = "Leave --network out, since with --offline every installer asks the server only, or use --network mirrors, which leads to the server and to no other host.";
         faults.push(("the step cannot reach the server of --serve with --network none".to_owned(), hint.to_owned()));
+    }
+}
+
+/// Two of one name would be one directory at two places.
+fn check_caches(settings: &Settings, faults: &mut Faults) {
+    let caches = &settings.caches.value;
+    for (place, cache) in caches.iter().enumerate() {
+        if caches[..place].iter().any(|earlier| earlier.name == cache.name) {
+            let hint = "Give each cache a name of its own, and leave one of the two out where they are the same.";
+            faults.push((format!("--cache {} is there twice", cache.name), hint.to_owned()));
+        }
     }
 }
 

@@ -210,6 +210,7 @@ fn layer(reader: &mut Reader<'_>) -> Layer {
             .into_iter()
             .map(|b| super::Bind { source: host(b.source), ..b })
             .collect(),
+        caches: reader.texts("cache", flags::cache),
         tmpfs: reader.list("tmpfs").unwrap_or_default().into_iter().map(PathBuf::from).collect(),
         env: variables(reader),
         workdir: reader.get("workdir"),
@@ -231,6 +232,7 @@ fn layer(reader: &mut Reader<'_>) -> Layer {
             .into_iter()
             .map(|s| super::Secret { source: host(s.source), ..s })
             .collect(),
+        record: reader.get("record").map(host),
         report: reader.get("report").map(host),
         grace: reader.get("grace"),
     }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use super::allow;
 use super::layer::Layer;
 use super::{
-    Backend, Bind, Dev, Escape, Faults, Fsync, Lay, Leaks, Mode, Network, OnFailure, Resolver, Secret, WhenChanged,
+    Backend, Bind, Cache, Dev, Escape, Faults, Fsync, Lay, Leaks, Mode, Network, OnFailure, Resolver, Secret, Sharing,
+    WhenChanged,
 };
 
 /// Raw flags.
@@ -52,6 +53,10 @@ pub struct Flags {
     /// Bind a directory or file of this machine into the step's view
     #[arg(long, value_name = "SRC:DST[:ro]", help_heading = "What the step sees")]
     pub bind: Vec<String>,
+    /// Keep a directory of the step between runs, outside of every image: `pip`, `uv`, `apt`, or any other by a name and a path;
+    /// `shared` by runs at the same time, `locked` for one at a time, or `private`
+    #[arg(long, value_name = "pip|uv|apt|NAME=PATH[:SHARING]", help_heading = "What the step sees")]
+    pub cache: Vec<String>,
     /// An empty tmpfs at a path of the image
     #[arg(long, value_name = "PATH", help_heading = "What the step sees")]
     pub tmpfs: Vec<PathBuf>,
@@ -106,6 +111,9 @@ pub struct Flags {
     /// A file of this machine that the step sees at /run/secrets/ID, kept in memory and never committed
     #[arg(long, value_name = "ID=FILE", help_heading = "What the step sees")]
     pub secret: Vec<String>,
+    /// Write what indexes and mirrors served to the step, a line of JSON each, for `dropcloth mirror build --from-record`
+    #[arg(long, value_name = "FILE", help_heading = "Python packages")]
+    pub record: Option<PathBuf>,
     /// Write a JSON report with every change
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -178,6 +186,7 @@ impl Flags {
             resolver: self.resolver.as_deref().map(resolver),
             lay: self.lay.iter().filter_map(|text| keep(lay(text), faults)).collect(),
             bind: self.bind.iter().filter_map(|text| keep(bind(text), faults)).collect(),
+            caches: self.cache.iter().filter_map(|text| keep(cache(text), faults)).collect(),
             tmpfs: self.tmpfs.clone(),
             env: self.env.iter().filter_map(|text| keep(variable(text), faults)).collect(),
             workdir: self.workdir.clone(),
@@ -199,6 +208,7 @@ impl Flags {
             suppress_chown: self.suppress_chown.then_some(true),
             fsync: self.fsync.as_deref().map(|word| if word == "off" { Fsync::Off } else { Fsync::On }),
             secret: self.secret.iter().filter_map(|text| keep(secret(text), faults)).collect(),
+            record: self.record.clone(),
             report: self.report.clone(),
             grace: self.grace,
         }
@@ -249,6 +259,29 @@ pub fn bind(text: &str) -> Result<Bind, (String, String)> {
     }
 }
 
+/// `pip`, `uv`, `apt` or `NAME=PATH`, and how it is shared.
+pub fn cache(text: &str) -> Result<Cache, (String, String)> {
+    let (rest, sharing) = match text.rsplit_once(':') {
+        Some((rest, "shared")) => (rest, Some(Sharing::Shared)),
+        Some((rest, "locked")) => (rest, Some(Sharing::Locked)),
+        Some((rest, "private")) => (rest, Some(Sharing::Private)),
+        _ => (text, None),
+    };
+    let (name, target) = rest.split_once('=').map_or((rest, None), |(name, path)| (name, Some(path)));
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    let known = ["pip", "uv", "apt"].contains(&name) || target.is_some();
+    // Not the dot: behind one stand the owner and the number of a private one.
+    if name.is_empty() || !name.chars().all(plain) || !known || target.is_some_and(|path| !path.starts_with('/')) {
+        return Err((
+            format!("--cache {text} is not pip, uv, apt or NAME=PATH"),
+            "Write a name of letters, digits, `_` and `-`, an =, and an absolute path inside the image: --cache npm=/root/.npm:locked.".to_owned(),
+        ));
+    }
+    // apt locks its archives itself, and fails where it would have to wait.
+    let own = if name == "apt" { Sharing::Locked } else { Sharing::Shared };
+    Ok(Cache { name: name.to_owned(), target: target.map(PathBuf::from), sharing: sharing.unwrap_or(own) })
+}
+
 /// `ID=FILE`.
 pub fn secret(text: &str) -> Result<Secret, (String, String)> {
     let plain = |id: &str| {
@@ -289,6 +322,24 @@ mod tests {
         }
         for text in ["/a", ":/b", "/a:b", "/a:ro"] {
             assert!(bind(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_cache_has_a_name_and_perhaps_a_path_and_a_sharing() {
+        let table = [
+            ("pip", "pip", None, Sharing::Shared),
+            ("apt", "apt", None, Sharing::Locked),
+            ("uv:private", "uv", None, Sharing::Private),
+            ("npm=/root/.npm:locked", "npm", Some("/root/.npm"), Sharing::Locked),
+            ("pip=/srv/pip", "pip", Some("/srv/pip"), Sharing::Shared),
+        ];
+        for (text, name, target, sharing) in table {
+            let target = target.map(PathBuf::from);
+            assert_eq!(cache(text), Ok(Cache { name: name.to_owned(), target, sharing }), "{text}");
+        }
+        for text in ["", "npm", "npm=relative", "a/b=/x", "..=/x", "=/x", "pip.1=/x"] {
+            assert!(cache(text).is_err(), "{text}");
         }
     }
 

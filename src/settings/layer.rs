@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    Allow, Backend, Bind, Dev, Escape, Fsync, Lay, Leaks, Mode, Network, OnFailure, Origin, Resolver, Secret, Settings,
-    Valued,
+    Allow, Backend, Bind, Cache, Dev, Escape, Fsync, Lay, Leaks, Mode, Network, OnFailure, Origin, Resolver, Secret,
+    Settings, Valued,
 };
 
 /// What one source (a profile, the environment, the flags) says. Lists of overrides add to those of lower sources; every other
@@ -29,6 +29,7 @@ pub struct Layer {
     pub resolver: Option<Resolver>,
     pub lay: Vec<Lay>,
     pub bind: Vec<Bind>,
+    pub caches: Vec<Cache>,
     pub tmpfs: Vec<PathBuf>,
     pub env: Vec<(String, Option<String>)>,
     pub workdir: Option<PathBuf>,
@@ -46,6 +47,7 @@ pub struct Layer {
     pub suppress_chown: Option<bool>,
     pub fsync: Option<Fsync>,
     pub secret: Vec<Secret>,
+    pub record: Option<PathBuf>,
     pub report: Option<PathBuf>,
     pub grace: Option<u32>,
 }
@@ -71,10 +73,22 @@ impl Layer {
         }
         put!(replace: mode, on_failure, mirror, indexes, official_index, use_official, offline);
         put!(replace: network, resolver, workdir, dev, grace, backend, exact, leaks, force, suppress_chown, fsync);
-        put!(add: allow, lay, bind, tmpfs, env, cap_add, cap_drop, secret);
+        put!(add: allow, lay, bind, caches, tmpfs, env, cap_add, cap_drop, secret);
         macro_rules! put_optional {
             ($($field:ident),*) => { $(replace(&mut settings.$field, self.$field.map(Some), || origin(stringify!($field)));)* };
         }
-        put_optional!(escape, serve, serve_path, retries, timeout, user, hostname, scratch, report, source_date_epoch);
+        put_optional!(
+            escape,
+            serve,
+            serve_path,
+            retries,
+            timeout,
+            user,
+            hostname,
+            scratch,
+            record,
+            report,
+            source_date_epoch
+        );
     }
 }

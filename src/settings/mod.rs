@@ -184,6 +184,29 @@ pub struct Lay {
     pub when_changed: WhenChanged,
 }
 
+/// How several runs use one cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sharing {
+    /// All at once.
+    Shared,
+    /// One after the other.
+    Locked,
+    /// One has it; whoever comes meanwhile has another of his own.
+    Private,
+}
+
+/// A directory of this machine that outlives the step and never gets into an image (`--cache`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cache {
+    /// Its name; `pip`, `uv` and `apt` have places and settings of their own.
+    pub name: String,
+    /// Absolute path inside the image; none: where the program of that name has it.
+    pub target: Option<PathBuf>,
+    /// For several runs.
+    pub sharing: Sharing,
+}
+
 /// A host directory or file bound into the step's view (`--bind SRC:DST[:ro|:rw]`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Bind {
@@ -234,6 +257,10 @@ pub struct Settings {
     pub lay: Valued<Vec<Lay>>,
     /// Binds.
     pub bind: Valued<Vec<Bind>>,
+    /// Caches.
+    pub caches: Valued<Vec<Cache>>,
+    /// The directory of this machine that they are kept in.
+    pub cache_root: PathBuf,
     /// Fresh tmpfs mounts, absolute paths inside the image.
     pub tmpfs: Valued<Vec<PathBuf>>,
     /// Variables: name and value; no value: the caller's.
@@ -268,6 +295,8 @@ pub struct Settings {
     pub fsync: Valued<Fsync>,
     /// Secrets of the step.
     pub secret: Valued<Vec<Secret>>,
+    /// Where it is written what indexes served to the step.
+    pub record: Valued<Option<PathBuf>>,
     /// JSON report file.
     pub report: Valued<Option<PathBuf>>,
     /// Seconds between the first INT/TERM passed on and SIGKILL.
@@ -363,9 +392,16 @@ pub fn resolve(
 fn flag_name(field: &str) -> String {
     match field {
         "indexes" => "index".to_owned(),
+        "caches" => "cache".to_owned(),
         "use_official" => "no-official".to_owned(),
         other => other.replace('_', "-"),
     }
+}
+
+/// `$XDG_CACHE_HOME/dropcloth/caches`, XDG base directories.
+fn cache_root(environment: &Environment, home: &Path) -> PathBuf {
+    let caches = environment.get("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    caches.unwrap_or_else(|| home.join(".cache")).join("dropcloth/caches")
 }
 
 fn defaults(environment: &Environment, home: &Path) -> Settings {
@@ -391,6 +427,8 @@ fn defaults(environment: &Environment, home: &Path) -> Settings {
         resolver: by_default(Resolver::Host),
         lay: by_default(Vec::new()),
         bind: by_default(Vec::new()),
+        caches: by_default(Vec::new()),
+        cache_root: cache_root(environment, home),
         tmpfs: by_default(Vec::new()),
         env: by_default(Vec::new()),
         workdir: by_default(PathBuf::from("/")),
@@ -408,6 +446,7 @@ fn defaults(environment: &Environment, home: &Path) -> Settings {
         suppress_chown: by_default(false),
         fsync: by_default(Fsync::On),
         secret: by_default(Vec::new()),
+        record: by_default(None),
         report: by_default(None),
         grace: by_default(GRACE),
         notes: Vec::new(),
@@ -423,6 +462,7 @@ impl Settings {
         self.bind.value.iter_mut().for_each(|b| absolute(&mut b.source));
         self.secret.value.iter_mut().for_each(|s| absolute(&mut s.source));
         self.scratch.value.iter_mut().for_each(absolute);
+        self.record.value.iter_mut().for_each(absolute);
         if let Resolver::File(path) = &mut self.resolver.value {
             absolute(path);
         }

@@ -9,7 +9,7 @@ use serde_yaml::Value;
 use super::nearest::nearest;
 use super::{Faults, locate};
 
-const KEYS: [&str; 34] = [
+const KEYS: [&str; 38] = [
     "mode",
     "on_failure",
     "mirror",
@@ -17,10 +17,13 @@ const KEYS: [&str; 34] = [
     "offline",
     "no_official",
     "official_index",
+    "serve",
+    "serve_path",
     "retries",
     "timeout",
     "lay",
     "bind",
+    "cache",
     "tmpfs",
     "env",
     "workdir",
@@ -42,6 +45,7 @@ const KEYS: [&str; 34] = [
     "suppress_chown",
     "fsync",
     "secret",
+    "record",
     "report",
     "grace",
 ];

@@ -11,7 +11,8 @@ use self::arguments::MirrorVerb;
 use super::args::Cli;
 use super::common::say;
 use crate::error::{Doing, Fault, Result, refuse};
-use crate::mirror::{index, layout, serve, verify};
+use crate::mirror::diff::Diff;
+use crate::mirror::{holds, index, layout, serve, verify};
 use crate::pypi::requirements;
 
 /// Does what the verb says. Returns the exit status.
@@ -20,6 +21,7 @@ pub fn mirror(cli: &Cli, verb: &MirrorVerb) -> Result<u8> {
         MirrorVerb::Build(arguments) => build::build(cli, arguments),
         MirrorVerb::Index { directory } => indexed(directory),
         MirrorVerb::Serve { directory, listen } => served(directory, listen),
+        MirrorVerb::Diff { a, b, json } => differ(a, b, *json),
         MirrorVerb::Verify { directory, files, json } => verified(directory, files, *json),
     }
 }
@@ -75,4 +77,16 @@ fn verified(directory: &Path, files: &[PathBuf], json: bool) -> Result<u8> {
         print!("{}", report.text(directory));
     }
     Ok(u8::from(!report.is_good()))
+}
+
+/// 0: they hold the same; 1: they do not.
+fn differ(a: &Path, b: &Path, json: bool) -> Result<u8> {
+    crate::sys::signal::default_sigpipe();
+    let diff = Diff::of(&holds::read(a)?, &holds::read(b)?);
+    if json {
+        println!("{}", serde_json::to_string_pretty(&diff)?);
+    } else {
+        print!("{}", diff.text());
+    }
+    Ok(u8::from(!diff.is_same()))
 }

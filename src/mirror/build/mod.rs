@@ -1,31 +1,37 @@
 //! `dropcloth mirror build`: what an image would install, downloaded by its own pip, with all that builds of sources need.
 
+pub mod fetch;
+pub mod prune;
 pub mod request;
+mod requests;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use self::prune::Prune;
 use self::request::Request;
+use self::requests::Requests;
 use super::layout::{self, Arrangement};
 use super::{artifact, index, replace};
 use crate::error::{Doing, Fault, Result, refuse};
+use crate::host::caller;
 use crate::pypi::LINKS_PAGE;
 use crate::pypi::distribution;
 
 /// In the mirror: what is on its way, so that it gets to its place by rename. An interrupted build leaves it, and the next goes
 /// on from its cache.
 pub const WORK: &str = ".dropcloth-new";
+/// The directory in it of files that were downloaded ahead of pip, by SHA-256.
+pub const AHEAD: &str = "ahead";
 /// The directories in it that pip writes to.
 pub const WRITTEN: [&str; 3] = ["cache", "files", "tmp"];
 /// Where the step sees these three.
 pub const WORK_MOUNT: &str = "/tmp/dropcloth-new";
 /// Where the step sees the mirror, and the files of the request in it.
 pub const MIRROR_MOUNT: &str = "/tmp/dropcloth-mirror";
-/// In the mirror: the requests that it was built for.
-const REQUESTS: &str = ".dropcloth-build.json";
 /// What every mirror has: pip of a new environment, and what builds old sources.
-const ALWAYS: [&str; 3] = ["pip", "setuptools", "wheel"];
+pub const ALWAYS: [&str; 3] = ["pip", "setuptools", "wheel"];
 /// A chain of sources that are built by sources is not longer.
 const MOST_SETS: usize = 500;
 
@@ -33,6 +39,8 @@ const MOST_SETS: usize = 500;
 pub struct Build {
     into: PathBuf,
     request: Request,
+    /// The mirror is no index for pip: a view of the others gives its files.
+    alone: bool,
 }
 
 /// What came of it.
@@ -42,6 +50,8 @@ pub struct Built {
     pub new: usize,
     /// Files that pip chose in all.
     pub chosen: usize,
+    /// Files that were removed, `PROJECT/FILE`.
+    pub removed: Vec<String>,
     /// The index of them.
     pub index: index::Summary,
 }
@@ -52,8 +62,8 @@ pub type Pip<'a> = dyn FnMut(&[String]) -> Result<()> + 'a;
 /// Makes the directory, so that settings may name it before it has anything.
 pub fn make(into: &Path) -> Result<PathBuf> {
     let doing = || format!("cannot make the mirror {}", into.display());
-    for name in WRITTEN {
-        std::fs::create_dir_all(into.join(WORK).join(name)).doing(doing)?;
+    for name in WRITTEN.iter().chain(&[AHEAD]) {
+        caller::make_directory(&into.join(WORK).join(name)).doing(doing)?;
     }
     let path = into.canonicalize().doing(doing)?;
     if path.to_str().is_none_or(|text| text.contains(':')) {
@@ -67,14 +77,17 @@ pub fn make(into: &Path) -> Result<PathBuf> {
 }
 
 impl Build {
-    /// Looks whether `into` is for this request. One that has files of other requests is only added to when `add` says so.
-    pub fn begin(into: PathBuf, request: Request, add: bool) -> Result<Build> {
-        let build = Build { into, request };
+    /// Looks whether `into` is for this request. One that has files of other requests is only added to when `add` says so, or
+    /// when they are to go.
+    pub fn begin(into: PathBuf, request: Request, add: bool, prune: Option<Prune>) -> Result<Build> {
+        let build = Build { into, request, alone: false };
         let has = layout::look(&build.into).map_or(Arrangement::Empty, |layout| layout.arrangement);
-        if has != Arrangement::Empty && !add && !build.requests().contains(&build.key()) {
+        let requests = Requests::read(&build.into).requests;
+        let replaces = prune == Some(Prune::All) || prune.is_some() && !requests.is_empty();
+        if has != Arrangement::Empty && !add && !replaces && !requests.contains_key(&build.key()) {
             return refuse(
                 Fault::new(format!("{} has files that were not built for these requirements", build.into.display()))
-                    .hint("To add to them: --add. For a mirror of nothing else name a new directory."),
+                    .hint("To add to them: --add. To have these requirements only: --prune, which removes what earlier builds brought, or --prune=all. For a mirror of nothing else name a new directory."),
             );
         }
         if has != Arrangement::Empty {
@@ -92,6 +105,12 @@ impl Build {
         Ok(build)
     }
 
+    /// Keeps the mirror itself from pip's indexes.
+    pub fn without_itself(mut self) -> Build {
+        self.alone = true;
+        self
+    }
+
     fn files(&self) -> PathBuf {
         self.into.join(WORK).join("files")
     }
@@ -99,11 +118,6 @@ impl Build {
     fn key(&self) -> String {
         let text: String = self.request.files.iter().map(|(name, text)| format!("{name}\n{text}\n")).collect();
         artifact::sha256_of(text.as_bytes())
-    }
-
-    fn requests(&self) -> BTreeSet<String> {
-        let text = std::fs::read(self.into.join(REQUESTS)).unwrap_or_default();
-        serde_json::from_slice(&text).unwrap_or_default()
     }
 
     /// Downloads until nothing is missing to build what was downloaded. `applies`: whether a requirement counts for the image's
@@ -132,7 +146,7 @@ impl Build {
         option("--dest", format!("{WORK_MOUNT}/files"));
         option("--cache-dir", format!("{WORK_MOUNT}/cache"));
         option("--find-links", format!("file://{WORK_MOUNT}/files"));
-        if self.into.join(LINKS_PAGE).is_file() {
+        if self.into.join(LINKS_PAGE).is_file() && !self.alone {
             // Of equal candidates pip takes that of the last index, and one of find-links only when no index has it.
             option("--extra-index-url", format!("file://{MIRROR_MOUNT}"));
             option("--find-links", format!("file://{MIRROR_MOUNT}/{LINKS_PAGE}"));
@@ -160,14 +174,19 @@ impl Build {
         sets
     }
 
-    /// Puts everything in its place.
-    pub fn finish(self) -> Result<Built> {
-        let mut requests = self.requests();
-        requests.insert(self.key());
-        // First: a build that is interrupted from here on is known again.
-        replace::write(&self.into.join(REQUESTS), &serde_json::to_vec(&requests)?)?;
-        let before = self.count();
+    /// Puts everything in its place, and removes what is not needed any more where that was asked for.
+    pub fn finish(self, prune: Option<Prune>) -> Result<Built> {
         let chosen = names(&self.files());
+        let place = |name: &String| distribution::parse(name, None).map(|file| format!("{}/{name}", file.name));
+        let needed: BTreeSet<String> = chosen.iter().filter_map(place).collect();
+        let mut requests = Requests::read(&self.into);
+        // What was there before dropcloth is not its own because pip chose it, too.
+        let ours = |place: &&String| requests.brought(place) || !self.into.join(place.as_str()).exists();
+        let brought = needed.iter().filter(ours).cloned().collect();
+        requests.requests.insert(self.key(), brought);
+        // First: a build that is interrupted from here on is known again.
+        requests.write(&self.into)?;
+        let before = self.count();
         let owner = std::fs::metadata(&self.into)?;
         for name in &chosen {
             let (from, to) = (self.files().join(name), self.into.join(name));
@@ -176,8 +195,17 @@ impl Build {
                 .and_then(|()| std::fs::rename(&from, &to))
                 .doing(|| format!("cannot move {} to {}", from.display(), to.display()))?;
         }
-        let index = index::index(&self.into)?;
-        Ok(Built { new: index.files.saturating_sub(before), chosen: chosen.len(), index })
+        let mut index = index::index(&self.into)?;
+        let new = index.files.saturating_sub(before);
+        let mut removed = Vec::new();
+        if let Some(which) = prune {
+            removed = prune::prune(&self.into, &needed, &requests, which)?;
+            let key = self.key();
+            requests.requests.retain(|request, _| *request == key);
+            requests.write(&self.into)?;
+            index.files -= removed.len();
+        }
+        Ok(Built { new, chosen: chosen.len(), removed, index })
     }
 
     fn count(&self) -> usize {

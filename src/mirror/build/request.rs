@@ -65,6 +65,23 @@ impl Request {
         Ok(())
     }
 
+    /// The requirements of the sets, whether these name their dependencies themselves, and what only constrains.
+    pub fn named(&self) -> (Vec<String>, bool, Vec<String>) {
+        let (mut named, mut constraints) = (Vec::new(), Vec::new());
+        for (name, text) in &self.files {
+            let of_set = self.sets.iter().any(|(set, _)| set == name);
+            let into = if of_set { &mut named } else { &mut constraints };
+            let lines = requirements::parse(text).into_iter();
+            into.extend(lines.filter_map(|line| if let What::Named(text) = line.what { Some(text) } else { None }));
+        }
+        (named, self.sets.iter().all(|(_, dependencies)| !dependencies), constraints)
+    }
+
+    /// Makes it another request by what else it hangs on.
+    pub fn depends_on(&mut self, what: &str, text: String) {
+        self.files.push((what.to_owned(), text));
+    }
+
     fn add(&mut self, text: String) -> String {
         let name = format!("requirements-{}.txt", self.files.len());
         self.files.push((name.clone(), text));

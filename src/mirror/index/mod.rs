@@ -2,9 +2,9 @@
 
 pub mod arrange;
 pub mod known;
-mod pages;
+pub mod pages;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -42,6 +42,11 @@ type Projects = BTreeMap<String, Vec<(String, Facts)>>;
 
 /// Makes `directory` an index. Installers may be reading it meanwhile: pages change in one call, files keep their contents.
 pub fn index(directory: &Path) -> Result<Summary> {
+    index_without(directory, &BTreeSet::new())
+}
+
+/// The same without the files at these places, `PROJECT/FILE`, as if they were gone already.
+pub fn index_without(directory: &Path, gone: &BTreeSet<String>) -> Result<Summary> {
     let started = Instant::now();
     let handle = std::fs::File::open(directory).doing(|| format!("cannot open {}", directory.display())).hint(|| {
         "Name the folder with the wheels and source distributions, such as the one that `pip download --dest` wrote."
@@ -54,7 +59,8 @@ pub fn index(directory: &Path) -> Result<Summary> {
         );
     }
     let known = Known::read(directory);
-    let arranged = arrange::arrange(directory)?;
+    let mut arranged = arrange::arrange(directory)?;
+    arranged.files.retain(|(project, file)| !gone.contains(&format!("{project}/{file}")));
     let mut summary = Summary { moved: arranged.moved, notes: arranged.notes.clone(), ..Summary::default() };
     let (projects, unreadable) = facts(directory, &arranged, &known, &mut summary)?;
     let projects = pages::write(directory, projects, &arranged.left, &known, &mut summary)?;

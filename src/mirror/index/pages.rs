@@ -13,7 +13,7 @@ use crate::pypi::simple_page::{self, FileLink};
 use crate::pypi::{LINKS_PAGE, distribution};
 
 /// What only a page can know of a file: yanked and why, time of upload.
-type Markers = BTreeMap<String, (Option<String>, Option<String>)>;
+pub type Markers = BTreeMap<String, (Option<String>, Option<String>)>;
 
 /// Writes all pages that say something else than before, and returns the files with what the pages knew.
 pub fn write(
@@ -112,7 +112,7 @@ fn link(file: &str, facts: &Facts) -> FileLink {
 }
 
 /// What the pages in `folder` say of the files that they link, wherever they link them to.
-fn markers(folder: &Path) -> Markers {
+pub fn markers(folder: &Path) -> Markers {
     let mut markers = Markers::new();
     let Ok(base) = Url::parse("mirror://here/NAME/") else { return markers };
     let read = |page: &str| std::fs::read(folder.join(page)).map(|text| String::from_utf8_lossy(&text).into_owned());
