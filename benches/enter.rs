@@ -135,6 +135,9 @@ fn mounts(directory: &Path) {
 /// Each at work has its own root.
 fn parallel(directory: &Path) {
     let roots: Vec<String> = (0..AT_ONCE).map(|n| copy("small", directory, &n.to_string())).collect();
+    for (root, point) in roots.iter().flat_map(|root| ["proc", "sys", "dev", "mnt"].map(|point| (root, point))) {
+        std::fs::create_dir_all(Path::new(root).join(point)).expect("a mount point of the limit");
+    }
     let limit = limit();
     let of = |name: &str, root: &String| match name {
         "limit" => vec![limit.clone().unwrap_or_default(), root.clone(), mirror(), "/bin/true".to_owned()],
