@@ -12,12 +12,12 @@ use crate::host::caller::Caller;
 use crate::image::Image;
 use crate::image::survey::Survey;
 use crate::mirror::layout::{self, Arrangement};
+use crate::mirror::relay::Relay;
 use crate::mirror::relay::record::without_credentials;
-use crate::mirror::relay::{self, Relay};
 use crate::mirror::synthesise::{self, Pages};
 use crate::plan::{self, Plan};
 use crate::pypi::{self, Indexes};
-use crate::sandbox::{Inputs, caches, secrets};
+use crate::sandbox::{Inputs, caches, relay, secrets};
 use crate::server::{Running, Server};
 use crate::settings::{self, Environment, Flags, Network, Settings, Valued};
 use crate::transaction;
@@ -190,7 +190,7 @@ impl Prepared {
     pub fn read_inputs(&mut self) -> Result<()> {
         self.server.1 = self.server.0.as_ref().map(Server::start).transpose()?;
         if let Some(relay) = self.relay.0.take() {
-            let running = relay.start()?;
+            let running = relay::start(relay)?;
             self.inputs.relay = running.socket.clone();
             self.relay.1 = Some(running);
         }

@@ -58,7 +58,8 @@ pub struct Survey {
     pub pythons: Pythons,
     /// Each path the plan asked for, resolved inside the image.
     pub places: BTreeMap<PathBuf, Place>,
-    /// Distribution and its release, such as `debian-12`, os-release(5); none: it has no such file.
+    /// Distribution, its release and the architecture of this machine, such as `debian-12-x86_64`, os-release(5); none: it has no
+    /// such file.
     pub release: Option<String>,
     /// dpkg's invoke-rc.d is there.
     pub starts_services: bool,
@@ -116,7 +117,8 @@ impl Survey {
 
 fn release(image: &Image) -> Result<Option<String>> {
     let text = image.read_small("etc/os-release", 1 << 16)?.or(image.read_small("usr/lib/os-release", 1 << 16)?);
-    Ok(text.and_then(|text| release_of(&String::from_utf8_lossy(&text))))
+    let release = text.and_then(|text| release_of(&String::from_utf8_lossy(&text)));
+    Ok(release.map(|release| format!("{release}-{}", std::env::consts::ARCH)))
 }
 
 /// Only what may be part of a file name: the image is not trusted.

@@ -39,7 +39,7 @@ pub fn wanted(settings: &Settings, account: &Account) -> Vec<PathBuf> {
 pub fn source(cache: &Cache, settings: &Settings, survey: &Survey, owner: u32) -> PathBuf {
     let release = survey.release.as_deref().unwrap_or("other");
     let name = if owner == 0 { cache.name.clone() } else { format!("{}.{owner}", cache.name) };
-    settings.cache_root.join(format!("{release}-{}", std::env::consts::ARCH)).join(name)
+    settings.cache_root.join(release).join(name)
 }
 
 /// Variables of the step.

@@ -12,13 +12,15 @@ use crate::cli::args::Cli;
 use crate::cli::common::{self, Prepared, progress, say};
 use crate::cli::{capture, check};
 use crate::error::{Doing, Fault, Result, refuse};
+use crate::host::caller;
 use crate::mirror::build::fetch::Places;
 use crate::mirror::build::prune::Prune;
 use crate::mirror::build::request::Request;
 use crate::mirror::build::{self, Build, Built, MIRROR_MOUNT, WORK, WORK_MOUNT};
-use crate::mirror::relay::{Relay, Running, record};
+use crate::mirror::relay::{Relay, record};
 use crate::mirror::synthesise::{self, Pages};
 use crate::pypi::upload_time;
+use crate::sandbox::relay::{self, Running};
 use crate::settings::Flags;
 use crate::sys::fs;
 use crate::sys::process::Ended;
@@ -51,7 +53,7 @@ fn from_record(cli: &Cli, arguments: &BuildArguments, file: &Path, into: &Path) 
     let settings = common::settings(cli, &arguments.flags)?;
     let mut request = Request::default();
     request.depends_on("record", std::fs::read_to_string(file)?);
-    let into = build::make(into)?;
+    let into = made(into)?;
     let build = Build::begin(into.clone(), request, arguments.add, prune(arguments))?;
     let from = Places { mirror: Some(settings.mirror.value.as_path()), indexes: &settings.indexes.value };
     let fetched = build.fetch(&served, &from, &|done, all| progress(&format!("{done} of {all} files")));
@@ -69,7 +71,7 @@ fn from_requirements(cli: &Cli, arguments: &BuildArguments, root: &Path, into: &
         ));
     }
     let until = arguments.as_of.as_deref().map(until).transpose()?;
-    let into = build::make(into)?;
+    let into = made(into)?;
     let mut runs = Runs {
         cli,
         flags: arguments.flags.clone(),
@@ -111,6 +113,12 @@ fn from_requirements(cli: &Cli, arguments: &BuildArguments, root: &Path, into: &
     downloaded?;
     let built = build.finish(prune(arguments))?;
     tell(&into, &built, &root.display().to_string())
+}
+
+/// The directory, the caller's own through sudo too.
+fn made(into: &Path) -> Result<PathBuf> {
+    caller::make_directory(into)?;
+    build::make(into)
 }
 
 fn until(text: &str) -> Result<i64> {
@@ -223,7 +231,7 @@ impl Runs<'_> {
         relay.seen = seen.unwrap_or_default();
         self.flags.index = relay.urls();
         self.flags.no_official = true;
-        self.view = Some(relay.start()?);
+        self.view = Some(relay::start(relay)?);
         Ok(())
     }
 

@@ -15,7 +15,6 @@ use self::requests::Requests;
 use super::layout::{self, Arrangement};
 use super::{artifact, index, replace};
 use crate::error::{Doing, Fault, Result, refuse};
-use crate::host::caller;
 use crate::pypi::LINKS_PAGE;
 use crate::pypi::distribution;
 
@@ -63,7 +62,7 @@ pub type Pip<'a> = dyn FnMut(&[String]) -> Result<()> + 'a;
 pub fn make(into: &Path) -> Result<PathBuf> {
     let doing = || format!("cannot make the mirror {}", into.display());
     for name in WRITTEN.iter().chain(&[AHEAD]) {
-        caller::make_directory(&into.join(WORK).join(name)).doing(doing)?;
+        std::fs::create_dir_all(into.join(WORK).join(name)).doing(doing)?;
     }
     let path = into.canonicalize().doing(doing)?;
     if path.to_str().is_none_or(|text| text.contains(':')) {

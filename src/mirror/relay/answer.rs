@@ -1,5 +1,6 @@
 //! Requests to the view: pages made from those of the index, and files passed on while they come.
 
+use std::fs::File;
 use std::io::Read;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tiny_http::{Header, Method, Request, Response, Server, StatusCode};
 
 use super::record::{Kind, Record, Served, without_credentials};
+use super::{Relay, Seen};
 use crate::error::{Fault, Result};
 use crate::mirror::source::Source;
 use crate::mirror::{artifact, serve};
@@ -22,15 +24,26 @@ const CHUNK: usize = 1 << 16;
 
 /// What all requests need.
 pub struct View {
-    pub sources: Vec<Source>,
-    pub record: Option<Record>,
-    pub until: Option<i64>,
-    pub stock: Option<PathBuf>,
-    pub ahead: Option<PathBuf>,
+    sources: Vec<Source>,
+    record: Option<Record>,
+    until: Option<i64>,
+    stock: Option<PathBuf>,
+    ahead: Option<PathBuf>,
     /// Where what somebody has to know is written, a line each.
-    pub faults: Mutex<std::fs::File>,
+    faults: Mutex<File>,
     /// What was asked for already.
-    pub seen: Mutex<super::Seen>,
+    seen: Mutex<Seen>,
+}
+
+impl View {
+    /// A view at work, and its listener if it has one already. What somebody has to know goes to `faults`, a line each.
+    pub fn of(relay: Relay, record: Option<Record>, faults: File) -> (View, Option<TcpListener>) {
+        let mirror = relay.mirror.as_deref().map(|mirror| (mirror, &relay.pages));
+        let sources = relay.indexes.iter().filter_map(|url| Source::open(url, mirror)).collect();
+        let (until, stock, ahead) = (relay.until, relay.stock, relay.ahead);
+        let (faults, seen) = (Mutex::new(faults), Mutex::new(relay.seen));
+        (View { sources, record, until, stock, ahead, faults, seen }, relay.listener)
+    }
 }
 
 /// Answers until the process ends.
@@ -187,7 +200,7 @@ impl View {
         if let (Kind::File, Some(("sha256", hash))) = (kind, link.hash.as_ref().map(|(a, h)| (a.as_str(), h)))
             && let Some(path) = self.here(&link.filename, hash)
         {
-            let file = std::fs::File::open(&path)?;
+            let file = File::open(&path)?;
             let length = file.metadata()?.len();
             return Ok((Box::new(file), Some(length)));
         }

@@ -1,16 +1,13 @@
 //! A view of indexes by http on the loopback interface: their pages with every link led back to the view, files passed on as
 //! they come. So all that an installer gets is seen, can be written down, and can be left out by its time of upload.
 
-mod answer;
-mod process;
+pub mod answer;
 pub mod record;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-
-pub use process::Running;
 
 use super::synthesise::Pages;
 use crate::error::{Doing, Result};
@@ -58,6 +55,11 @@ impl Relay {
         let (mirror, record, until, stock, ahead) = (None, None, None, None, None);
         let (pages, seen) = (Pages::new(), Seen::new());
         Ok(Relay { indexes, mirror, pages, record, until, stock, ahead, seen, listener })
+    }
+
+    /// Whether its listener comes from the sandbox.
+    pub fn is_for_own_network(&self) -> bool {
+        self.listener.is_none()
     }
 
     /// The URLs by which a step asks for the indexes, in their order.
