@@ -121,7 +121,7 @@ fn the_settings_file_has_them_and_what_makes_no_sense_is_refused() {
         assert!(text.contains(words), "{words}: {text}");
     }
     for (cache, words) in
-        [("npm", "NAME=PATH"), ("x=/..", "has a .. in it"), ("x=/", "is the root"), ("x=/bin/sh", "a file")]
+        [("npm", "NAME=PATH"), ("x=/..", "has a .. in it"), ("x=/", "is the root"), ("x=/bin/sh", "is not a directory")]
     {
         let output = ground.run(&["--cache", cache], "true");
         assert_code(&output, 125);

@@ -121,7 +121,7 @@ fn a_deep_tree_can_be_made_and_thrown_away() {
 fn a_journal_that_came_with_the_image_is_not_obeyed() {
     needs_sandbox!();
     let field = Field::small();
-    let journal = field.root.join(".dropcloth-0123abcd");
+    let journal = field.root.join(".dropcloth-0123abcd-1.000000000");
     let plan = r#"{"op":"trash","at":"/etc","slot":1}"#;
     let state = |inode: u64| {
         format!(

@@ -392,10 +392,12 @@ fn a_settings_file_allows_hosts_and_the_plan_shows_them() {
 #[test]
 fn who_enters_the_image_without_a_run_has_no_proxy_of_ours() {
     let field = Field::small();
+    let state = tempfile::tempdir().unwrap();
     std::fs::write(field.path().join("dropcloth.yaml"), "network: mirrors\nescape: fail\nindex: http://127.0.0.1:1/\n")
         .unwrap();
     let chroot = |transaction: &str, script: &str| {
         let mut command = field.dropcloth(["chroot", "./rootfs", "/bin/sh", "-c", script]);
+        command.env("XDG_STATE_HOME", state.path());
         if !transaction.is_empty() {
             command.env("DROPCLOTH_TRANSACTION", transaction);
         }

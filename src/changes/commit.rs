@@ -14,7 +14,7 @@ use crate::sys::fs::{self, Times};
 use crate::sys::process;
 use crate::transaction::journal::{self, Progress};
 use crate::transaction::recover::Recovered;
-use crate::transaction::{State, Transaction};
+use crate::transaction::{self, State, Transaction};
 
 /// What a commit has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,14 +165,29 @@ pub(super) fn redo_in(
 }
 
 /// What the name of the directory in the image's root begins with.
-pub const MOVED: &str = ".dropcloth-";
+const MOVED: &str = ".dropcloth-";
+
+/// The name also tells the root's time of modification, which the directory itself changes: a power cut can leave the directory
+/// alone behind.
+fn moved_name(id: &str, root: Times) -> String {
+    let (seconds, nanoseconds) = root.mtime;
+    format!("{MOVED}{id}-{seconds}.{nanoseconds:09}")
+}
+
+/// The id and the time of modification, seconds and nanoseconds, in such a name.
+pub(super) fn parse_moved_name(name: &str) -> Option<(&str, (i64, i64))> {
+    let (id, time) = name.strip_prefix(MOVED)?.split_once('-')?;
+    let (seconds, nanoseconds) = time.split_once('.')?;
+    let valid = transaction::is_id(id) && nanoseconds.len() == 9 && nanoseconds.bytes().all(|b| b.is_ascii_digit());
+    Some((id, (seconds.parse().ok()?, nanoseconds.parse().ok()?))).filter(|_| valid)
+}
 
 /// Commits a transaction that is on another file system: everything is first copied to a directory in the image's root, so
 /// that the commit itself is the same list of renames. The state says so beforehand, so that a crash is cleaned up.
 fn commit_moved(transaction: &mut Transaction, image: &Image) -> Result<()> {
     let doing = || format!("cannot copy the changes to the file system of {}", image.path().display());
-    let name = format!("{MOVED}{}", transaction.state.id);
     let root_times = Times::of(&fs::fstat(image.directory()).doing(doing)?);
+    let name = moved_name(&transaction.state.id, root_times);
     transaction.state.moved_to = Some(name.clone());
     transaction.state.root_times = Some(root_times);
     transaction.state.save_durably(transaction.directory()).doing(doing)?;

@@ -3,21 +3,21 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::commit::{MOVED, last_times, redo_in, remove_moved};
+use super::commit::{last_times, parse_moved_name, redo_in, remove_moved};
 use crate::error::{Doing, Result};
 use crate::image::Image;
 use crate::sys::fs::{self, Times};
+use crate::transaction::State;
 use crate::transaction::journal::{self, Progress};
 use crate::transaction::recover::{self, Recovered};
-use crate::transaction::{self, State};
 
 /// Recovers those in the root of `image`; what belongs to a transaction that is still there has been recovered before.
 pub fn recover(image: &Image) -> Result<Vec<(String, Recovered)>> {
     let mut done = Vec::new();
     for entry in fs::entries(image.directory())? {
         let Ok(name) = String::from_utf8(entry.name) else { continue };
-        if name.strip_prefix(MOVED).is_some_and(transaction::is_id) {
-            let what = recover_one(image, &name)
+        if let Some((id, mtime)) = parse_moved_name(&name) {
+            let what = recover_one(image, &name, id, mtime)
                 .doing(|| format!("cannot recover the interrupted commit in {}/{name}", image.path().display()))?;
             done.extend(what.map(|what| (name, what)));
         }
@@ -27,21 +27,20 @@ pub fn recover(image: &Image) -> Result<Vec<(String, Recovered)>> {
 
 /// The image is not trusted, and may have come with such a directory: it has to name this very directory of this file system
 /// as its image. One that came by a copy names another, and is left alone.
-fn recover_one(image: &Image, name: &str) -> Result<Option<Recovered>> {
+fn recover_one(image: &Image, name: &str, id: &str, mtime: (i64, i64)) -> Result<Option<Recovered>> {
     let Some(directory) = open(image, name)? else { return Ok(None) };
     let state = State::load(directory.as_fd())?;
-    // The times are right but for the removal: they were set again when the directory was made, and by the redo.
-    let now = Times::of(&fs::fstat(image.directory())?);
+    let before = Times { mtime, ..Times::of(&fs::fstat(image.directory())?) };
     if state.id.is_empty() {
         if !recover::has_nothing_else(directory.as_fd())? {
             return Ok(None);
         }
         drop(directory);
-        remove_moved(image, name, Some(now))?;
+        remove_moved(image, name, Some(before))?;
         return Ok(Some(Recovered::Removed));
     }
     let same = state.file_system == fs::file_system_id(image.directory());
-    if name != format!("{MOVED}{}", state.id) || !same || !state.is_of(directory.as_fd(), image)? {
+    if id != state.id || !same || !state.is_of(directory.as_fd(), image)? {
         return Ok(None);
     }
     let records = match journal::progress(directory.as_fd())? {
@@ -53,7 +52,7 @@ fn recover_one(image: &Image, name: &str) -> Result<Option<Recovered>> {
         }
     };
     drop(directory);
-    let times = records.as_deref().and_then(last_times).unwrap_or(now);
+    let times = records.as_deref().and_then(last_times).unwrap_or(before);
     remove_moved(image, name, Some(times))?;
     Ok(Some(if records.is_some() { Recovered::Finished } else { Recovered::Removed }))
 }
