@@ -289,14 +289,11 @@ impl Recording {
         let now = tree::snapshot(&place.root());
         let from_before = tree::diff(&ground().before, &now);
         let from_after = tree::diff(&self.after, &now);
-        // The directory for the copies is made in the image's root, and its time set again, by two calls. When the disk has the
-        // first only, and nobody is left who knew the time, it stays: docs/commit.md says so.
-        let only_time = self.memory == 1 && matches!(&from_before[..], [one] if one.starts_with("! \".\": mtime"));
         // First, for a run that changes nothing.
         if from_after.is_empty() {
             return Ok(State::After);
         }
-        if from_before.is_empty() || only_time {
+        if from_before.is_empty() {
             return Ok(State::Before);
         }
         let alike = |snapshot: &Snapshot| snapshot.clone().clock_times_alike(ground().start);

@@ -6,7 +6,7 @@ use super::leaks::{self, Needle, Remembered};
 use super::record::Record;
 use super::redo::Redo;
 use super::scan::Layers;
-use super::{Changes, copy, discard, disinherit, replica};
+use super::{Changes, copy, discard, disinherit, replica, root_times};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Image;
 use crate::settings::{Backend, Leaks};
@@ -270,9 +270,10 @@ fn copy_over(transaction: &Transaction, image: &Image, name: &str) -> Result<Own
 }
 
 pub(super) fn remove_moved(image: &Image, name: &str, root_times: Option<Times>) -> Result<()> {
-    discard::remove_tree(image.directory(), name.as_bytes())?;
-    if let Some(times) = root_times {
-        fs::set_times_of(image.directory(), times)?;
+    let remove = || discard::remove_tree(image.directory(), name.as_bytes());
+    match root_times {
+        Some(times) => root_times::keep(image, times, remove)?,
+        None => remove()?,
     }
     Ok(fs::syncfs(image.directory())?)
 }

@@ -17,6 +17,7 @@ pub mod record;
 pub mod redo;
 pub mod replica;
 mod restore;
+mod root_times;
 pub mod scan;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::commit::{last_times, parse_moved_name, redo_in, remove_moved};
+use super::root_times;
 use crate::error::{Doing, Result};
 use crate::image::Image;
 use crate::sys::fs::{self, Times};
@@ -22,6 +23,7 @@ pub fn recover(image: &Image) -> Result<Vec<(String, Recovered)>> {
             done.extend(what.map(|what| (name, what)));
         }
     }
+    root_times::recover(image)?;
     Ok(done)
 }
 
@@ -30,13 +32,15 @@ pub fn recover(image: &Image) -> Result<Vec<(String, Recovered)>> {
 fn recover_one(image: &Image, name: &str, id: &str, mtime: (i64, i64)) -> Result<Option<Recovered>> {
     let Some(directory) = open(image, name)? else { return Ok(None) };
     let state = State::load(directory.as_fd())?;
-    let before = Times { mtime, ..Times::of(&fs::fstat(image.directory())?) };
+    // While the directory is being removed the state is gone first, and the commit may be done.
+    let kept = root_times::kept(image)?;
+    let right = kept.unwrap_or(Times { mtime, ..Times::of(&fs::fstat(image.directory())?) });
     if state.id.is_empty() {
         if !recover::has_nothing_else(directory.as_fd())? {
             return Ok(None);
         }
         drop(directory);
-        remove_moved(image, name, Some(before))?;
+        remove_moved(image, name, Some(right))?;
         return Ok(Some(Recovered::Removed));
     }
     let same = state.file_system == fs::file_system_id(image.directory());
@@ -52,7 +56,7 @@ fn recover_one(image: &Image, name: &str, id: &str, mtime: (i64, i64)) -> Result
         }
     };
     drop(directory);
-    let times = records.as_deref().and_then(last_times).unwrap_or(before);
+    let times = records.as_deref().and_then(last_times).unwrap_or(right);
     remove_moved(image, name, Some(times))?;
     Ok(Some(if records.is_some() { Recovered::Finished } else { Recovered::Removed }))
 }
