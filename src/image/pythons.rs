@@ -140,7 +140,10 @@ mod tests {
         for file in files {
             let path = directory.path().join(file);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, "").unwrap();
+            std::fs::write(&path, "").unwrap();
+            if file.ends_with("pyvenv.cfg") {
+                std::fs::create_dir_all(path.with_file_name("lib")).unwrap();
+            }
         }
         let image = Image::open(directory.path()).unwrap();
         (directory, image)
