@@ -106,7 +106,7 @@ fn lay_in(prepared: &Prepared, transaction: &mut Transaction) -> Result<()> {
     transaction.state.save_durably(transaction.directory())?;
     scaffold::build_files(&prepared.plan, transaction.directory())?;
     laid::date(transaction)?;
-    placeholders::make(&prepared.plan, prepared.image.directory(), Some(transaction.directory()))?;
+    placeholders::make(&prepared.plan, prepared.image.directory(), Some(transaction.journal()))?;
     attach::attach(&prepared.plan, &prepared.image, transaction, &prepared.inputs)?;
     transaction.state.kept = true;
     transaction.state.save_durably(transaction.directory())

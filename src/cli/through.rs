@@ -67,12 +67,13 @@ fn touched(
 /// Everything that the step needs besides the image, and last, the mount points in it.
 fn lay(prepared: &Prepared, transaction: &Transaction) -> Result<()> {
     // A transaction without a state is taken for one that has touched nothing.
-    transaction.state.sync(transaction.directory())?;
+    let journal = transaction.journal();
+    transaction.state.sync(transaction.directory(), journal.sync)?;
     if !scaffold::binds_from_memory(&prepared.plan) {
         scaffold::build_files(&prepared.plan, transaction.directory())?;
         laid::date(transaction)?;
     }
-    placeholders::make(&prepared.plan, prepared.image.directory(), Some(transaction.directory())).map(drop)
+    placeholders::make(&prepared.plan, prepared.image.directory(), Some(journal)).map(drop)
 }
 
 /// Writes to the disk what the step's own calls did not.

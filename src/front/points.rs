@@ -14,7 +14,7 @@ use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::{Image, Inside};
 use crate::sys::fs;
 use crate::transaction::journal::remove_if_there;
-use crate::transaction::points::{FILE, FILE_NEW, Journal, Points as List};
+use crate::transaction::points::{FILES, Journal, Points as List, Sync};
 
 /// What has to be there: the mode of a directory, nothing for a file.
 pub type Wanted = BTreeMap<Inside, Option<u32>>;
@@ -149,7 +149,7 @@ impl Folder {
         DirBuilder::new().mode(0o700).create(&path)?;
         // A sync for each of a framework's calls costs more than the call, and after a power cut it builds anew.
         let journal = File::open(&path)?;
-        let journal = Journal { directory: journal.as_fd(), sync: false };
+        let journal = Journal { directory: journal.as_fd(), sync: Sync::Never };
         list.make(image.directory(), Some(journal), &|_, _| Ok(())).map(drop)
     }
 
@@ -160,9 +160,9 @@ impl Folder {
             let path = self.0.join(number.to_string());
             let directory = File::open(&path)?;
             if let Some(list) = List::load(directory.as_fd())? {
-                list.remove(image.directory(), Some(Journal { directory: directory.as_fd(), sync: false }))?;
+                list.remove(image.directory(), Some(Journal { directory: directory.as_fd(), sync: Sync::Never }))?;
             }
-            for name in [FILE, FILE_NEW] {
+            for name in FILES {
                 remove_if_there(directory.as_fd(), name)?;
             }
             std::fs::remove_dir(&path).doing(|| format!("cannot remove {}", path.display()))?;

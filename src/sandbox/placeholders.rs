@@ -8,13 +8,12 @@ use crate::sandbox::scaffold::Ids;
 use crate::transaction::points::{Journal, Points};
 
 /// Makes every entry of the scaffold that `root` lacks; with a `journal`, so that it is removed after a crash.
-pub fn make(plan: &Plan, root: BorrowedFd<'_>, journal: Option<BorrowedFd<'_>>) -> Result<Points> {
+pub fn make(plan: &Plan, root: BorrowedFd<'_>, journal: Option<Journal<'_>>) -> Result<Points> {
     let places = plan.scaffold.entries.iter().filter(|(_, entry)| **entry != Entry::Clone).map(|(path, entry)| {
         let directory = if let Entry::Directory { mode } = entry { Some(*mode) } else { None };
         (path.clone(), directory)
     });
     let wanted = Points::wanted(places, root).doing(|| "cannot prepare the mount points")?;
     let ids = Ids(plan.inner_maps.as_ref());
-    let journal = journal.map(|directory| Journal { directory, sync: true });
     wanted.make(root, journal, &|directory, name| ids.give(directory, name, (0, 0)))
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::points::Sync;
 use crate::changes::gate::Rules;
 use crate::changes::leaks::Remembered;
 use crate::changes::marks::Prefix;
@@ -121,10 +122,15 @@ impl State {
         Ok(fs::rename(directory, b"state.tmp", directory, b"state")?)
     }
 
-    /// Puts the one that was written when the transaction began on the disk. Its name is there when `directory` is synced,
-    /// which whoever writes down what he does next has to do himself.
-    pub fn sync(&self, directory: BorrowedFd<'_>) -> Result<()> {
-        Ok(fs::fsync(fs::open_read(directory, b"state")?.as_fd())?)
+    /// Puts the one that was written when the transaction began on the disk. Its name is there, and with [`Sync::First`] the
+    /// rest, when what is done next has been written down.
+    pub fn sync(&self, directory: BorrowedFd<'_>, how: Sync) -> Result<()> {
+        let file = fs::open_read(directory, b"state")?;
+        match how {
+            Sync::Never => Ok(()),
+            Sync::First => Ok(fs::write_out(file.as_fd())?),
+            Sync::Each => Ok(fs::fsync(file.as_fd())?),
+        }
     }
 
     /// The same; on return it is on the disk.

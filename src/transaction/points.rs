@@ -3,7 +3,8 @@
 //!
 //! A list is written before the first is made, and again before the first is removed, so that whoever finds it can finish:
 //! *making*: no step has run yet, everything goes; *made*: what the step left in one stays; *leaving*: the times that the
-//! directories are to have at the end are known.
+//! directories are to have at the end are known. Each is a file of its own, so that one that a power cut tore leaves the one
+//! before it.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -18,10 +19,8 @@ use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Inside;
 use crate::sys::fs::{self, Times};
 
-/// Its name in the transaction.
-pub const FILE: &[u8] = b"points";
-/// The same, being written.
-pub const FILE_NEW: &[u8] = b"points.tmp";
+/// The names of the lists in the transaction, the newest first.
+pub const FILES: [&[u8]; 3] = [b"points.leaving", b"points.made", b"points"];
 
 /// Seconds and nanoseconds.
 type Time = (i64, i64);
@@ -35,13 +34,32 @@ enum Phase {
     Leaving,
 }
 
-/// Where the list is.
+/// Where the lists are.
 #[derive(Clone, Copy)]
 pub struct Journal<'a> {
     /// A directory with nothing else of these names in it.
     pub directory: BorrowedFd<'a>,
-    /// Whether it is on the disk before anything is done: it outlasts the power then.
-    pub sync: bool,
+    /// When they are on the disk.
+    pub sync: Sync,
+}
+
+/// What a list is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    /// Crashes of programs.
+    Never,
+    /// Power cuts: each is on the disk before anything is done.
+    Each,
+    /// The same, on a file system whose journal has every change in the order of the calls and that the root is in, too: the
+    /// first alone waits for the disk.
+    First,
+}
+
+impl Sync {
+    /// What lasts a power cut.
+    pub fn durable(directory: BorrowedFd<'_>, same_file_system: bool) -> Sync {
+        if same_file_system && fs::has_ext4_journal(directory) { Sync::First } else { Sync::Each }
+    }
 }
 
 /// What is made, and where.
@@ -205,23 +223,42 @@ impl Points {
 
     fn save(&self, journal: Option<Journal<'_>>) -> Result<()> {
         let Some(Journal { directory, sync }) = journal else { return Ok(()) };
-        remove_if_there(directory, FILE_NEW)?;
-        let mut file = std::fs::File::from(fs::create(directory, FILE_NEW, 0o600)?);
+        let name = FILES[match self.phase {
+            Phase::Leaving => 0,
+            Phase::Made => 1,
+            Phase::Making => 2,
+        }];
+        remove_if_there(directory, name)?;
+        let mut file = std::fs::File::from(fs::create(directory, name, 0o600)?);
         file.write_all(&serde_json::to_vec(self)?)?;
-        if sync {
-            fs::fsync(file.as_fd())?;
+        match sync {
+            Sync::Never => {}
+            Sync::First if self.phase != Phase::Making => fs::write_out(file.as_fd())?,
+            // The journal has the names of the transaction when it has this file.
+            Sync::First => fs::fsync(file.as_fd())?,
+            Sync::Each => {
+                fs::fsync(file.as_fd())?;
+                fs::fsync(directory)?;
+            }
         }
-        fs::rename(directory, FILE_NEW, directory, FILE)?;
-        if sync { Ok(fs::fsync(directory)?) } else { Ok(()) }
+        Ok(())
     }
 
-    /// The list in this directory; none: nothing was made.
+    /// The newest whole list in this directory; none: nothing was made.
     pub fn load(directory: BorrowedFd<'_>) -> Result<Option<Points>> {
-        match fs::open_read(directory, FILE) {
-            Ok(file) => Ok(Some(serde_json::from_reader(std::io::BufReader::new(std::fs::File::from(file)))?)),
-            Err(error) if error.errno == libc::ENOENT => Ok(None),
-            Err(error) => Err(error.into()),
+        for name in FILES {
+            match fs::open_read(directory, name) {
+                Ok(file) => {
+                    let text = std::io::read_to_string(std::fs::File::from(file)).unwrap_or_default();
+                    if let Ok(points) = serde_json::from_str(&text) {
+                        return Ok(Some(points));
+                    }
+                }
+                Err(error) if error.errno == libc::ENOENT => {}
+                Err(error) => return Err(error.into()),
+            }
         }
+        Ok(None)
     }
 }
 

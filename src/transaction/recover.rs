@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::journal::{self, Progress};
-use super::{State, Transaction, points};
+use super::{State, Transaction};
 use crate::changes::{commit, discard, orphan, replica};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Image;
@@ -189,7 +189,6 @@ pub fn has_nothing_else(directory: BorrowedFd<'_>) -> Result<bool> {
         replica::TREE,
         b"probe",
         b"tick",
-        points::FILE_NEW,
     ];
     let entries = fs::entries(directory)?;
     Ok(entries.iter().all(|e| known.contains(&&e.name[..]) || super::DIRECTORIES.contains(&&e.name[..])))

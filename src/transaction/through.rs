@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use super::Transaction;
-use super::points::{Journal, Points};
+use super::points::{Journal, Points, Sync};
 use crate::changes::laid;
 use crate::error::{Doing, Result};
 use crate::sys::fs;
@@ -12,6 +12,12 @@ use crate::sys::fs;
 pub const ENDED: &[u8] = b"ended";
 
 impl Transaction {
+    /// Where the lists of mount points are.
+    pub fn journal(&self) -> Journal<'_> {
+        let directory = self.directory();
+        Journal { directory, sync: Sync::durable(directory, self.state.same_file_system) }
+    }
+
     /// Marks the end of the step.
     pub fn ended(&self) -> Result<()> {
         match fs::create(self.directory(), ENDED, 0o600) {
@@ -34,7 +40,7 @@ impl Transaction {
             laid::keep(self, root)?;
         }
         if let Some(points) = Points::load(self.directory())? {
-            points.remove(root, Some(Journal { directory: self.directory(), sync: true }))?;
+            points.remove(root, Some(self.journal()))?;
         }
         // The list goes next: on another file system the disk could lose it before it has what the list stands for.
         if !self.state.same_file_system {

@@ -33,7 +33,7 @@ const PREPARE: &str = "mkdir t; cd t
 pub const OPTIONS: [&str; 4] = ["--cap-add", "LINUX_IMMUTABLE", "--cap-add", "SYS_ADMIN"];
 
 /// The calls that change something, as strace names them.
-pub const CALLS: &str = "renameat2,linkat,unlinkat,mkdirat,symlinkat,fsync,syncfs,utimensat,ioctl,lsetxattr,lremovexattr,\
+pub const CALLS: &str = "renameat2,linkat,unlinkat,mkdirat,symlinkat,fsync,syncfs,sync_file_range,utimensat,ioctl,lsetxattr,lremovexattr,\
                      fchmod,fchownat,write,openat";
 
 /// A copy of the small root with the tree in it; `protect` comes when it stands where it stays.
