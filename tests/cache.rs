@@ -161,22 +161,6 @@ fn pip_takes_from_its_cache_what_another_image_has_built() {
 }
 
 #[test]
-fn uv_keeps_its_cache_outside() {
-    needs_sandbox!();
-    let root = support::made(&["make-tools"], "roots/tools");
-    let ground = Ground::new(Field::small());
-    let mirror = support::mirror();
-    let home = ground.home.path();
-    let arguments = ["run", "--mode", "discard", "--offline", "--mirror", mirror.to_str().unwrap(), "--cache", "uv"];
-    let uv = ["/opt/tools/uv/bin/uv", "pip", "install", "--target", "/tmp/t", "docopt"];
-    let command = [&arguments[..], &[root.to_str().unwrap(), "--"], &uv].concat();
-    let output = ground.field.dropcloth(command).env("XDG_CACHE_HOME", home).output().unwrap();
-    assert_code(&output, 0);
-    assert!(!stderr(&output).contains("hardlink"), "{}", stderr(&output));
-    assert!(std::fs::read_dir(ground.cache("uv")).unwrap().count() > 1);
-}
-
-#[test]
 fn apt_keeps_its_archives_and_its_cleaner_is_laid_over() {
     needs_sandbox!();
     let ground = Ground::new(Field::of(&support::debian_root()));
@@ -192,6 +176,23 @@ fn apt_keeps_its_archives_and_its_cleaner_is_laid_over() {
 
 mod as_root {
     use super::*;
+
+    #[test]
+    fn uv_keeps_its_cache_outside() {
+        needs_root!();
+        let root = support::made(&["make-tools"], "roots/tools");
+        let ground = Ground::new(Field::small());
+        let mirror = support::mirror();
+        let home = ground.home.path();
+        let arguments =
+            ["run", "--mode", "discard", "--offline", "--mirror", mirror.to_str().unwrap(), "--cache", "uv"];
+        let uv = ["/opt/tools/uv/bin/uv", "pip", "install", "--target", "/tmp/t", "docopt"];
+        let command = [&arguments[..], &[root.to_str().unwrap(), "--"], &uv].concat();
+        let output = ground.field.dropcloth(command).env("XDG_CACHE_HOME", home).output().unwrap();
+        assert_code(&output, 0);
+        assert!(!stderr(&output).contains("hardlink"), "{}", stderr(&output));
+        assert!(std::fs::read_dir(ground.cache("uv")).unwrap().count() > 1);
+    }
 
     /// chroot(8)'s interface makes the same mounts by itself.
     #[test]

@@ -317,10 +317,9 @@ fn explain_finds_every_environment_with_a_file_of_its_own() {
     let field = field_of_its_own();
     mirror(&field, &[Package::wheel("app", "1.0")]);
     let deep = "usr/share/deep/in/venv";
+    std::fs::create_dir_all(field.root.join(deep).join("bin")).unwrap();
     for (path, text) in [("pyvenv.cfg", ""), ("pip.conf", "[global]\nextra-index-url = http://deep/\n")] {
-        let path = field.root.join(deep).join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
+        std::fs::write(field.root.join(deep).join(path), text).unwrap();
     }
     let output = field.with_mirror(&["explain"], &["pip"]);
     let text = stdout(&output);

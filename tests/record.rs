@@ -108,27 +108,6 @@ fn indexes_on_the_network_are_passed_through_file_by_file() {
 }
 
 #[test]
-fn old_and_new_pips_and_uv_are_recorded_alike() {
-    needs_sandbox!();
-    let root = support::made(&["make-tools"], "roots/tools");
-    let ground = Ground::new();
-    ground.indexed(&app());
-    for tool in mirrors::INSTALLERS {
-        let script = match tool {
-            "uv" => "/opt/tools/uv/bin/uv pip install --target /tmp/t app".to_owned(),
-            pip => format!("/opt/tools/{pip}/bin/python -m pip install --target /tmp/t app"),
-        };
-        for network in [&["--offline"][..], &["--no-official"]] {
-            let options = [&["--mode", "discard", "--mirror", "m", "--record", "record"][..], network].concat();
-            let output = run(&ground, &root, &options, &["sh", "-c", &script]);
-            assert_code(&output, 0);
-            let files = of(&lines(&ground, "record"), "file");
-            assert_eq!(files, ["app-1.0-py3-none-any.whl", "lib-2.5-py3-none-any.whl"], "{tool} {network:?}");
-        }
-    }
-}
-
-#[test]
 fn a_step_that_fails_leaves_its_record_and_reads_the_mirror_by_nothing_else() {
     needs_sandbox!();
     let ground = Ground::new();
@@ -182,4 +161,30 @@ fn a_record_brings_exactly_its_files_or_nothing() {
     assert_code(&ground.mirror(&build), 0);
     assert_eq!(std::fs::read(ground.path("new/app/app-1.0-py3-none-any.whl")).unwrap(), std::fs::read(file).unwrap());
     assert!(ground.read("new/app/index.html").contains("data-yanked=\"broken\""));
+}
+
+/// The tools are in a root that root makes.
+mod as_root {
+    use super::*;
+
+    #[test]
+    fn old_and_new_pips_and_uv_are_recorded_alike() {
+        needs_root!();
+        let root = support::made(&["make-tools"], "roots/tools");
+        let ground = Ground::new();
+        ground.indexed(&app());
+        for tool in mirrors::INSTALLERS {
+            let script = match tool {
+                "uv" => "/opt/tools/uv/bin/uv pip install --target /tmp/t app".to_owned(),
+                pip => format!("/opt/tools/{pip}/bin/python -m pip install --target /tmp/t app"),
+            };
+            for network in [&["--offline"][..], &["--no-official"]] {
+                let options = [&["--mode", "discard", "--mirror", "m", "--record", "record"][..], network].concat();
+                let output = run(&ground, &root, &options, &["sh", "-c", &script]);
+                assert_code(&output, 0);
+                let files = of(&lines(&ground, "record"), "file");
+                assert_eq!(files, ["app-1.0-py3-none-any.whl", "lib-2.5-py3-none-any.whl"], "{tool} {network:?}");
+            }
+        }
+    }
 }
