@@ -15,5 +15,8 @@ pub fn make(plan: &Plan, root: BorrowedFd<'_>, journal: Option<Journal<'_>>) -> 
     });
     let wanted = Points::wanted(places, root).doing(|| "cannot prepare the mount points")?;
     let ids = Ids(plan.inner_maps.as_ref());
-    wanted.make(root, journal, &|directory, name| ids.give(directory, name, (0, 0)))
+    wanted.make(root, journal, &|directory, name, stat| match ids.outside((0, 0))? {
+        owner if owner == (stat.st_uid, stat.st_gid) => Ok(()),
+        _ => ids.give(directory, name, (0, 0)),
+    })
 }

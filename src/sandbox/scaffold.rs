@@ -192,7 +192,8 @@ impl Ids<'_> {
         Ok(fs::chown(directory, name, uid, gid)?)
     }
 
-    fn outside(&self, (uid, gid): (u32, u32)) -> Result<(u32, u32)> {
+    /// What these ids of the image are for this process.
+    pub fn outside(&self, (uid, gid): (u32, u32)) -> Result<(u32, u32)> {
         let Some(maps) = self.0 else { return Ok((uid, gid)) };
         match (ids::outside(&maps.users, uid), ids::outside(&maps.groups, gid)) {
             (Some(uid), Some(gid)) => Ok((uid, gid)),

@@ -7,10 +7,11 @@
 //! before it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Stat};
 use serde::{Deserialize, Serialize};
 
 use super::journal::remove_if_there;
@@ -18,9 +19,13 @@ use crate::changes::marks::PROTECTED_FLAGS;
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Inside;
 use crate::sys::fs::{self, Times};
+use crate::sys::process;
 
 /// The names of the lists in the transaction, the newest first.
 pub const FILES: [&[u8]; 3] = [b"points.leaving", b"points.made", b"points"];
+
+/// Sets the owner of an entry: the directory, the name, and what it is now.
+pub type Give<'a> = dyn Fn(BorrowedFd<'_>, &[u8], &Stat) -> Result<()> + 'a;
 
 /// Seconds and nanoseconds.
 type Time = (i64, i64);
@@ -96,15 +101,18 @@ impl Points {
     /// without one a file. Changes nothing.
     pub fn wanted(places: impl IntoIterator<Item = (Inside, Option<u32>)>, root: BorrowedFd<'_>) -> Result<Points> {
         let mut points = Points::default();
+        let mut open = Open::of(root);
         for (path, directory) in places {
             let Some((above, name)) = path.split() else { continue };
             if !points.made.iter().any(|point| point.path == above) {
-                let parent = fs::open_dir_below(root, above.bytes())?;
-                if fs::stat(parent.as_fd(), name)?.is_some() {
+                let parent = open.at(&above)?;
+                if fs::stat(parent, name)?.is_some() {
                     continue;
                 }
-                check_flags(parent.as_fd(), &above, &path)?;
-                points.parents.insert(above, Parent::of(parent.as_fd())?);
+                if let Entry::Vacant(place) = points.parents.entry(above) {
+                    check_flags(parent, place.key(), &path)?;
+                    place.insert(Parent::of(parent)?);
+                }
             }
             points.made.push(Point { path, directory, inode: 0 });
         }
@@ -116,16 +124,14 @@ impl Points {
         self.made.is_empty()
     }
 
-    /// Makes them; `give` sets the owner of a new entry. With a `journal` the list is there before. What was made before an
+    /// Makes them; `give` sets the owner of a new entry. The process must have one thread. With a `journal` the list is there before. What was made before an
     /// error is removed again.
-    pub fn make(
-        mut self,
-        root: BorrowedFd<'_>,
-        journal: Option<Journal<'_>>,
-        give: &dyn Fn(BorrowedFd<'_>, &[u8]) -> Result<()>,
-    ) -> Result<Points> {
+    pub fn make(mut self, root: BorrowedFd<'_>, journal: Option<Journal<'_>>, give: &Give<'_>) -> Result<Points> {
         self.save(journal)?;
-        match self.make_all(root, give).and_then(|()| self.save(journal)) {
+        let umask = process::set_umask(0);
+        let made = self.make_all(root, give);
+        process::set_umask(umask);
+        match made.and_then(|()| self.save(journal)) {
             Ok(()) => Ok(self),
             Err(error) => {
                 self.phase = Phase::Making;
@@ -135,18 +141,18 @@ impl Points {
         }
     }
 
-    fn make_all(&mut self, root: BorrowedFd<'_>, give: &dyn Fn(BorrowedFd<'_>, &[u8]) -> Result<()>) -> Result<()> {
+    fn make_all(&mut self, root: BorrowedFd<'_>, give: &Give<'_>) -> Result<()> {
+        let mut open = Open::of(root);
         for point in &mut self.made {
-            let path = point.path.clone();
-            point.make(root, give).doing(|| format!("cannot make the mount point {path}"))?;
+            let parent = open.at(&point.path.parent())?;
+            point.make(parent, give).doing(|| format!("cannot make the mount point {}", point.path))?;
         }
         // While the step runs the directories look as they did; at the end any other time is the step's own.
         for (path, parent) in &self.parents {
-            set_mtime(fs::open_dir_below(root, path.bytes())?.as_fd(), parent.before)?;
+            set_mtime(open.at(path)?, parent.before)?;
         }
         for point in self.made.iter().filter(|point| point.directory.is_some()) {
-            let directory = fs::open_dir_below(root, point.path.bytes())?;
-            self.parents.insert(point.path.clone(), Parent::of(directory.as_fd())?);
+            self.parents.insert(point.path.clone(), Parent::of(open.at(&point.path)?)?);
         }
         self.phase = Phase::Made;
         Ok(())
@@ -262,6 +268,26 @@ impl Points {
     }
 }
 
+/// Directories of the root, each opened once.
+struct Open<'a> {
+    root: BorrowedFd<'a>,
+    directories: BTreeMap<Inside, OwnedFd>,
+}
+
+impl<'a> Open<'a> {
+    fn of(root: BorrowedFd<'a>) -> Open<'a> {
+        Open { root, directories: BTreeMap::new() }
+    }
+
+    fn at(&mut self, path: &Inside) -> Result<BorrowedFd<'_>> {
+        let open: &OwnedFd = match self.directories.entry(path.clone()) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(place) => place.insert(fs::open_dir_below(self.root, path.bytes())?),
+        };
+        Ok(open.as_fd())
+    }
+}
+
 impl Parent {
     fn of(directory: BorrowedFd<'_>) -> Result<Parent> {
         let stat = fs::fstat(directory)?;
@@ -271,25 +297,26 @@ impl Parent {
 }
 
 impl Point {
-    fn make(&mut self, root: BorrowedFd<'_>, give: &dyn Fn(BorrowedFd<'_>, &[u8]) -> Result<()>) -> Result<()> {
-        let Some((parent, name)) = self.path.split() else { return Ok(()) };
-        let parent = fs::open_dir_below(root, parent.bytes())?;
+    /// Without a umask.
+    fn make(&mut self, parent: BorrowedFd<'_>, give: &Give<'_>) -> Result<()> {
+        let Some((_, name)) = self.path.split() else { return Ok(()) };
+        let mode = self.directory.unwrap_or(0o644);
         match self.directory {
-            Some(mode) => {
-                fs::mkdir(parent.as_fd(), name, mode)?;
-                // The caller's umask does not count here.
-                fs::chmod(parent.as_fd(), name, mode)?;
-            }
-            None => drop(fs::create(parent.as_fd(), name, 0o644)?),
+            Some(mode) => fs::mkdir(parent, name, mode)?,
+            None => drop(fs::create(parent, name, mode)?),
         }
-        give(parent.as_fd(), name)?;
-        self.inode = fs::stat(parent.as_fd(), name)?.map_or(0, |stat| stat.st_ino);
-        Ok(())
+        let Some(stat) = fs::stat(parent, name)? else { return Ok(()) };
+        // The directory can hand down another, with its group or its default list of rights.
+        if stat.st_mode & 0o7777 != mode {
+            fs::chmod(parent, name, mode)?;
+        }
+        self.inode = stat.st_ino;
+        give(parent, name, &stat)
     }
 
     fn remove(&self, parent: BorrowedFd<'_>) -> Result<()> {
         let Some((_, name)) = self.path.split() else { return Ok(()) };
-        let ours = |stat: &rustix::fs::Stat| self.inode == 0 || stat.st_ino == self.inode;
+        let ours = |stat: &Stat| self.inode == 0 || stat.st_ino == self.inode;
         let Some(stat) = fs::stat(parent, name)?.filter(ours) else { return Ok(()) };
         match (self.directory, FileType::from_raw_mode(stat.st_mode)) {
             (Some(_), FileType::Directory) => match fs::rmdir(parent, name) {
@@ -324,8 +351,14 @@ fn protect(directory: BorrowedFd<'_>, wanted: u32, mask: u32) -> Result<()> {
 }
 
 fn set_mtime(directory: BorrowedFd<'_>, mtime: Time) -> Result<()> {
-    let now = Times::of(&fs::fstat(directory)?);
-    if now.mtime == mtime { Ok(()) } else { Ok(fs::set_times_of(directory, Times { mtime, ..now })?) }
+    let stat = fs::fstat(directory)?;
+    let now = Times::of(&stat);
+    // One that was removed has no names left.
+    if now.mtime == mtime || stat.st_nlink == 0 {
+        Ok(())
+    } else {
+        Ok(fs::set_times_of(directory, Times { mtime, ..now })?)
+    }
 }
 
 /// Looks for the lost directories below `directory`, on its own file system only.
