@@ -10,7 +10,7 @@ use rustix::fs::{FileType, Stat};
 use super::marks;
 use crate::error::{Doing, Result};
 use crate::sys::fs::{self, Times};
-use crate::sys::{process, xattr};
+use crate::sys::{process, volume, xattr};
 
 /// Copies trees that may share hard links between them.
 #[derive(Default)]
@@ -105,9 +105,9 @@ impl Copier {
     }
 
     fn flags(&mut self, source: OwnedFd, target: OwnedFd) -> Result<()> {
-        let project = fs::project(source.as_fd());
+        let project = volume::project(source.as_fd());
         if project != 0 {
-            fs::set_project(target.as_fd(), project)?;
+            volume::set_project(target.as_fd(), project)?;
         }
         let (Some(wanted), Some(now)) = (fs::flags(source.as_fd())?, fs::flags(target.as_fd())?) else {
             return Ok(());

@@ -8,6 +8,7 @@ use super::root_times;
 use crate::error::{Doing, Result};
 use crate::image::Image;
 use crate::sys::fs::{self, Times};
+use crate::sys::volume;
 use crate::transaction::State;
 use crate::transaction::journal::{self, Progress};
 use crate::transaction::recover::{self, Recovered};
@@ -43,7 +44,7 @@ fn recover_one(image: &Image, name: &str, id: &str, mtime: (i64, i64)) -> Result
         remove_moved(image, name, Some(right))?;
         return Ok(Some(Recovered::Removed));
     }
-    let same = state.file_system == fs::file_system_id(image.directory());
+    let same = state.file_system == volume::file_system_id(image.directory());
     if id != state.id || !same || !state.is_of(directory.as_fd(), image)? {
         return Ok(None);
     }

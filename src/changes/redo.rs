@@ -13,7 +13,7 @@ use super::record::{Record, Restore};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Inside;
 use crate::sys::fs::{self, Times};
-use crate::sys::{SysError, SysResult, xattr};
+use crate::sys::{SysError, SysResult, volume, xattr};
 
 /// The open directories of a commit.
 pub struct Redo<'a> {
@@ -255,8 +255,8 @@ impl<'a> Redo<'a> {
         let file = fs::open_read(directory, name)?;
         let useful = if kind == FileType::Directory { restore.flags } else { restore.flags & !marks::DIRECTORY_FLAGS };
         add_flags(file.as_fd(), useful)?;
-        if restore.project != 0 && fs::project(file.as_fd()) != restore.project {
-            fs::set_project(file.as_fd(), restore.project)?;
+        if restore.project != 0 && volume::project(file.as_fd()) != restore.project {
+            volume::set_project(file.as_fd(), restore.project)?;
         }
         Ok(())
     }
@@ -274,9 +274,9 @@ impl<'a> Redo<'a> {
             }
             add_flags(target.as_fd(), wanted & marks::USER_FLAGS & !marks::PROTECTED_FLAGS | taken)?;
         }
-        let project = fs::project(source.as_fd());
-        if project != 0 && project != fs::project(target.as_fd()) {
-            fs::set_project(target.as_fd(), project)?;
+        let project = volume::project(source.as_fd());
+        if project != 0 && project != volume::project(target.as_fd()) {
+            volume::set_project(target.as_fd(), project)?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use super::scan::{Found, Scan};
 use crate::error::Result;
 use crate::image::Inside;
 use crate::sys::fs::Times;
-use crate::sys::{fs, handle, xattr};
+use crate::sys::{fs, handle, volume, xattr};
 
 /// Takes from a directory of dropcloth's own what its parent gave it, so that nothing of that comes to what is made in it and
 /// moved into the image: default ACLs, inheritable flags, a project id, the group of a set-gid directory.
@@ -28,8 +28,8 @@ pub fn disinherit(directory: BorrowedFd<'_>) -> Result<()> {
     {
         fs::set_flags(directory, flags & !marks::INHERITED_FLAGS)?;
     }
-    if fs::project(directory) != 0 {
-        fs::set_project(directory, 0)?;
+    if volume::project(directory) != 0 {
+        volume::set_project(directory, 0)?;
     }
     Ok(())
 }
@@ -49,7 +49,7 @@ impl Inherited {
             flags &= marks::inherited_on(fs::file_system(directory)?);
         }
         // Project ids are inherited only where the directory says so.
-        let project = if flags & marks::PROJECT_INHERIT != 0 { fs::project(directory) } else { 0 };
+        let project = if flags & marks::PROJECT_INHERIT != 0 { volume::project(directory) } else { 0 };
         Ok(Inherited { flags, project })
     }
 }
@@ -57,7 +57,7 @@ impl Inherited {
 /// The flags and the project id that a file of the image loses at copy-up.
 pub(super) fn lost(file: BorrowedFd<'_>) -> Result<Restore> {
     let lost = marks::USER_FLAGS & !marks::COPIED_FLAGS & !marks::PROTECTED_FLAGS;
-    Ok(Restore { flags: fs::flags(file)?.unwrap_or(0) & lost, project: fs::project(file), ..Restore::default() })
+    Ok(Restore { flags: fs::flags(file)?.unwrap_or(0) & lost, project: volume::project(file), ..Restore::default() })
 }
 
 impl Scan<'_> {
@@ -95,7 +95,7 @@ impl Scan<'_> {
             return Ok(0);
         }
         let file = fs::open_read(found.upper, found.name)?;
-        Ok(if fs::project(file.as_fd()) == 0 { wanted } else { 0 })
+        Ok(if volume::project(file.as_fd()) == 0 { wanted } else { 0 })
     }
 
     /// The image's file that this one was copied up from, wherever the step has moved the copy.
@@ -178,8 +178,8 @@ impl Scan<'_> {
         let flags = |fd| -> Result<u32> { Ok(fs::flags(fd)?.unwrap_or(0)) };
         let protattr = xattr::get(upper, b"", &prefix.name("protattr"))?.unwrap_or_default();
         let (now, before) = (flags(upper)?, flags(image)?);
-        let project = fs::project(upper);
-        Ok(project != 0 && project != fs::project(image)
+        let project = volume::project(upper);
+        Ok(project != 0 && project != volume::project(image)
             || now & marks::COPIED_FLAGS != before & marks::COPIED_FLAGS
             || now & marks::USER_FLAGS & !marks::COPIED_FLAGS & !before != 0
             || marks::protected(&protattr) != before & marks::PROTECTED_FLAGS)

@@ -12,7 +12,7 @@ use crate::host::ids::{self, Maps};
 use crate::image::{Image, Inside};
 use crate::sys::mount::{self, Attr, FsContext};
 use crate::sys::process::{self, Forked};
-use crate::sys::{fs, userns as namespaces};
+use crate::sys::{fs, userns as namespaces, volume};
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -231,7 +231,7 @@ impl Doctor {
         self.owner(&image)?;
         self.architecture(&image)?;
         let above = image.path().parent().map(Path::to_owned).unwrap_or_default();
-        let kind = fs::kind(image.directory())?;
+        let kind = volume::kind(image.directory())?;
         let path = image.path().to_owned();
         let trial = self.attempt(|| beside(&above, &path));
         let fix = format!("Use --backend copy, or move the image; it is on {kind}.");

@@ -21,6 +21,7 @@ use crate::settings::{Backend, Mode, OnFailure};
 use crate::sys::fs;
 use crate::sys::process::Ended;
 use crate::sys::signal::Signals;
+use crate::sys::volume;
 use crate::transaction::{self, State, Transaction, journal, recover};
 
 /// Runs the step and commits or discards it. Returns the step's exit status.
@@ -116,7 +117,7 @@ pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
         id: transaction::new_id()?,
         image: plan.image.clone(),
         root: prepared.image.identity(),
-        file_system: fs::file_system_id(prepared.image.directory()),
+        file_system: volume::file_system_id(prepared.image.directory()),
         same_file_system: false,
         mode: plan.mode,
         kept: false,

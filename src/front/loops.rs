@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::sys::{SysResult, fs};
+use crate::sys::{SysResult, volume};
 
 /// The loop devices that have a file behind them, as /dev/loopN.
 pub fn attached() -> BTreeSet<PathBuf> {
@@ -36,5 +36,5 @@ pub fn left(before: &BTreeSet<PathBuf>, started: SystemTime) -> Vec<PathBuf> {
 
 /// LOOP_CLR_FD; a device that is still open goes when it is closed.
 pub fn detach(device: &Path) -> SysResult<()> {
-    fs::detach_loop(device)
+    volume::detach_loop(device)
 }

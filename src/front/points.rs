@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::{Image, Inside};
 use crate::sys::fs;
+use crate::sys::volume;
 use crate::transaction::journal::remove_if_there;
 use crate::transaction::points::{FILES, Journal, Points as List, Sync};
 
@@ -71,7 +72,7 @@ impl Points {
 
 /// By what stays the same over a reboot where the file system can tell it.
 fn path(state: &Path, image: &Image) -> PathBuf {
-    let system = fs::file_system_id(image.directory()).unwrap_or_else(|| format!("{:x}", image.identity().device));
+    let system = volume::file_system_id(image.directory()).unwrap_or_else(|| format!("{:x}", image.identity().device));
     let plain: String = system.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     state.join("points").join(format!("{plain}-{}", image.identity().inode))
 }

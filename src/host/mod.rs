@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use self::caller::Caller;
 use crate::mirror::layout::{self, Layout};
 use crate::settings::{Resolver, Settings};
-use crate::sys::{fs, mount};
+use crate::sys::{mount, volume};
 
 /// What a host path is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -94,7 +94,7 @@ impl Host {
 fn filesystem(path: &Path) -> Option<String> {
     let existing = path.ancestors().find(|p| p.is_dir())?;
     let handle = mount::open_path(existing).ok()?;
-    fs::kind(handle.as_fd()).ok().map(str::to_owned)
+    volume::kind(handle.as_fd()).ok().map(str::to_owned)
 }
 
 /// Whether this is another user namespace than the machine's first, whose inode number is fixed: PROC_USER_INIT_INO,

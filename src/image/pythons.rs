@@ -12,6 +12,7 @@ use super::account::homes;
 use super::{Image, Inside};
 use crate::error::Result;
 use crate::sys::fs;
+use crate::sys::volume;
 
 /// What was found; all paths are absolute inside the image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -71,7 +72,7 @@ fn prefixes(image: &Image, hints: &[PathBuf], limit: usize) -> Result<Vec<PathBu
     next.extend(STARTS.iter().filter_map(|path| Inside::lexical(path.as_ref())));
     next.push_back(Inside::root());
     // File systems whose directories are sure to have a link for each directory in them.
-    let counts = ["ext4", "tmpfs"].contains(&fs::kind(image.directory())?);
+    let counts = ["ext4", "tmpfs"].contains(&volume::kind(image.directory())?);
     let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
     while let Some(path) = next.pop_front() {
         if seen.len() == limit {

@@ -12,7 +12,7 @@ use super::pythons::{self, Pythons};
 use super::{Identity, Image, Inside};
 use crate::error::{Doing, Result};
 use crate::host::ids::Maps;
-use crate::sys::{fs, mount, mountinfo};
+use crate::sys::{fs, mount, mountinfo, volume};
 
 /// A mount that stands below the image on the host.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -96,7 +96,7 @@ impl Survey {
             host_root,
             mount_point: mounts.iter().any(|m| m.point == image.path()),
             parent_on_same_device: parent_device(image.path()).is_some_and(|d| d == image.identity().device),
-            filesystem: fs::kind(image.directory())?.to_owned(),
+            filesystem: volume::kind(image.directory())?.to_owned(),
             read_only: mount::is_read_only(image.directory())?,
             nosuid: attributes.contains(mount::Attr::MOUNT_ATTR_NOSUID),
             noexec: attributes.contains(mount::Attr::MOUNT_ATTR_NOEXEC),

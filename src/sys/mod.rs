@@ -14,6 +14,7 @@ pub mod socket;
 pub mod trampoline;
 pub mod tty;
 pub mod userns;
+pub mod volume;
 pub mod xattr;
 
 pub use error::{SysError, SysResult};

@@ -18,11 +18,11 @@ pub fn interface_up(name: &str) -> SysResult<()> {
     }
     // SAFETY: both requests take one ifreq, which outlives the calls; ifru_flags is what SIOCGIFFLAGS has filled in.
     unsafe {
-        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request).into(), || {
+        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS as libc::Ioctl, &raw mut request).into(), || {
             format!("ioctl(SIOCGIFFLAGS, {name})")
         })?;
         request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
-        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request).into(), || {
+        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as libc::Ioctl, &raw const request).into(), || {
             format!("ioctl(SIOCSIFFLAGS, {name})")
         })?;
     }

@@ -19,6 +19,7 @@ use crate::error::{Fault, Result, refuse};
 use crate::image::{Identity, Image};
 use crate::settings::{Backend, Mode};
 use crate::sys::fs;
+use crate::sys::volume;
 
 /// The format of everything below; another version is refused, never guessed at.
 pub const VERSION: u32 = 1;
@@ -179,7 +180,7 @@ impl State {
         {
             return Ok(true);
         }
-        let carried = fs::file_system_id(image.directory());
+        let carried = volume::file_system_id(image.directory());
         match (&self.file_system, &carried) {
             (Some(then), Some(now)) if then != now => Ok(false),
             (Some(_), Some(_)) => Ok(self.root == image.identity() || self.image == image.path()),

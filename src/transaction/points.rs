@@ -20,6 +20,7 @@ use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Inside;
 use crate::sys::fs::{self, Times};
 use crate::sys::process;
+use crate::sys::volume;
 
 /// The names of the lists in the transaction, the newest first.
 pub const FILES: [&[u8]; 3] = [b"points.leaving", b"points.made", b"points"];
@@ -63,7 +64,7 @@ pub enum Sync {
 impl Sync {
     /// What lasts a power cut.
     pub fn durable(directory: BorrowedFd<'_>, same_file_system: bool) -> Sync {
-        if same_file_system && fs::has_ext4_journal(directory) { Sync::First } else { Sync::Each }
+        if same_file_system && volume::has_ext4_journal(directory) { Sync::First } else { Sync::Each }
     }
 }
 
