@@ -125,7 +125,7 @@ pub fn scan(upper: BorrowedFd<'_>, changes: &Changes, policy: &Policy, needles: 
         match change.kind {
             Kind::Link => search.link(&change.path, &fs::readlink(directory.as_fd(), name)?),
             _ => search
-                .file(&change.path, fs::open_read(directory.as_fd(), name)?)
+                .file(&change.path, fs::open_read(directory.as_fd(), name)?, change.bytes)
                 .doing(|| format!("cannot search {} for traces of the run", change.path))?,
         }
     }
@@ -156,8 +156,8 @@ impl<'n> Search<'n> {
         }
     }
 
-    /// Chunk by chunk; the end of each is read again with the next, since a needle may lie across.
-    fn file(&mut self, path: &Inside, file: OwnedFd) -> Result<()> {
+    /// Chunk by chunk; the end of each is read again with the next, since a needle may lie across. The file has `size` bytes.
+    fn file(&mut self, path: &Inside, file: OwnedFd, size: u64) -> Result<()> {
         let (mut kept, mut base, mut lines, mut text, mut hits) = (0, 0_u64, 1_u64, true, 0);
         loop {
             let read = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut self.buffer[kept..]))?;
@@ -182,6 +182,9 @@ impl<'n> Search<'n> {
                     offset: base + hit.start() as u64,
                     what: self.needles[hit.pattern().as_usize()].what.clone(),
                 });
+            }
+            if base + chunk.len() as u64 == size {
+                return Ok(());
             }
             let start = (chunk.len() + 1).saturating_sub(self.longest).max(done).max(counted);
             lines += newlines(&chunk[counted..start]);
@@ -209,7 +212,7 @@ mod tests {
         file.write_all(contents).unwrap();
         std::io::Seek::rewind(&mut file).unwrap();
         let mut search = Search::new(&needles).unwrap().unwrap();
-        search.file(&Inside::root(), file.into()).unwrap();
+        search.file(&Inside::root(), file.into(), contents.len() as u64).unwrap();
         search.found.into_iter().map(|l| (l.line, l.offset, l.what)).collect()
     }
 

@@ -4,7 +4,7 @@
 //! path in the image on which it stands: another one below a renamed directory, none below a new one.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Stat};
@@ -93,7 +93,7 @@ pub(super) struct Scan<'a> {
     pub replaced: Vec<(Inside, Inside)>,
     slots: u32,
     /// The directory of the image looked into last: neighbouring entries share it.
-    last_lower: RefCell<Option<(Inside, Option<OwnedFd>)>>,
+    last_lower: RefCell<Option<Lower>>,
 }
 
 /// What one directory's children left of it.
@@ -370,7 +370,10 @@ impl<'a> Scan<'a> {
 
     /// In a user namespace overlayfs has no index: a changed file takes leave of its other names.
     fn check_links(&mut self, here: &Spot) -> Result<()> {
-        let Some(old) = self.old(here)?.filter(|_| self.layers.prefix == Prefix::User) else { return Ok(()) };
+        if self.layers.prefix != Prefix::User {
+            return Ok(());
+        }
+        let Some(old) = self.old(here)? else { return Ok(()) };
         if old.st_nlink > 1 && Kind::of(old.st_mode) != Kind::Directory {
             self.changes.inexact.push(format!(
                 "{} had {} names in the image; the others keep what they had, where the step wrote into the file",
@@ -423,22 +426,55 @@ impl<'a> Scan<'a> {
 
     pub(super) fn lower_stat(&self, path: &Inside) -> Result<Option<Stat>> {
         let Some((parent, name)) = path.split() else { return Ok(Some(fs::fstat(self.layers.image)?)) };
-        if self.last_lower.borrow().as_ref().is_none_or(|(path, _)| *path != parent) {
-            let directory = match fs::open_dir_below(self.layers.image, parent.bytes()) {
-                Ok(directory) => Some(directory),
-                Err(error) if [libc::ENOENT, libc::ENOTDIR, libc::ELOOP].contains(&error.errno) => None,
-                Err(error) => return Err(error.into()),
-            };
-            self.last_lower.replace(Some((parent, directory)));
+        let mut last = self.last_lower.borrow_mut();
+        if last.as_ref().is_none_or(|lower| lower.path != parent) {
+            *last = Some(Lower::open(self.layers.image, parent)?);
         }
-        match &*self.last_lower.borrow() {
-            Some((_, Some(directory))) => Ok(fs::stat(directory.as_fd(), name)?),
-            _ => Ok(None),
-        }
+        last.as_mut().map_or(Ok(None), |lower| lower.stat(name))
     }
 
     fn is_directory(&self, path: &Inside) -> Result<bool> {
         Ok(self.lower_stat(path)?.is_some_and(|s| Kind::of(s.st_mode) == Kind::Directory))
+    }
+}
+
+/// A directory of the image, if it is there.
+struct Lower {
+    path: Inside,
+    directory: Option<OwnedFd>,
+    /// Names looked for that were not there.
+    missed: u32,
+    /// All of its names, read when many were not there.
+    names: Option<HashSet<Vec<u8>>>,
+}
+
+/// So many names that are not there cost as much as a look at all that are.
+const MISSES: u32 = 8;
+/// Bytes of a directory: a larger one costs more to read than what it saves.
+const WIDE: i64 = 1 << 18;
+
+impl Lower {
+    fn open(image: BorrowedFd<'_>, path: Inside) -> Result<Lower> {
+        let directory = match fs::open_dir_below(image, path.bytes()) {
+            Ok(directory) => Some(directory),
+            Err(error) if [libc::ENOENT, libc::ENOTDIR, libc::ELOOP].contains(&error.errno) => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Lower { path, directory, missed: 0, names: None })
+    }
+
+    fn stat(&mut self, name: &[u8]) -> Result<Option<Stat>> {
+        let Some(directory) = &self.directory else { return Ok(None) };
+        if self.missed == MISSES && fs::fstat(directory.as_fd())?.st_size <= WIDE {
+            self.names = Some(fs::entries(directory.as_fd())?.into_iter().map(|entry| entry.name).collect());
+        }
+        if self.names.as_ref().is_some_and(|names| !names.contains(name)) {
+            self.missed += 1;
+            return Ok(None);
+        }
+        let stat = fs::stat(directory.as_fd(), name)?;
+        self.missed += u32::from(stat.is_none());
+        Ok(stat)
     }
 }
 
