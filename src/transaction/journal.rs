@@ -123,13 +123,13 @@ impl State {
         Ok(fs::rename(directory, b"state.tmp", directory, b"state")?)
     }
 
-    /// Puts the one that was written when the transaction began on the disk. Its name is there, and with [`Sync::First`] the
+    /// Puts the one that was written when the transaction began on the disk. Its name is there, and with [`Sync::Ordered`] the
     /// rest, when what is done next has been written down.
     pub fn sync(&self, directory: BorrowedFd<'_>, how: Sync) -> Result<()> {
         let file = fs::open_read(directory, b"state")?;
         match how {
             Sync::Never => Ok(()),
-            Sync::First => Ok(fs::write_out(file.as_fd())?),
+            Sync::Ordered => Ok(fs::write_out(file.as_fd())?),
             Sync::Each => Ok(fs::fsync(file.as_fd())?),
         }
     }

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Stat};
@@ -24,6 +24,9 @@ use crate::sys::volume;
 
 /// The names of the lists in the transaction, the newest first.
 pub const FILES: [&[u8]; 3] = [b"points.leaving", b"points.made", b"points"];
+
+/// Bytes of a link's target that every file system takes: a block without its end.
+const LONGEST_TARGET: usize = 4095;
 
 /// Sets the owner of an entry: the directory, the name, and what it is now.
 pub type Give<'a> = dyn Fn(BorrowedFd<'_>, &[u8], &Stat) -> Result<()> + 'a;
@@ -56,15 +59,15 @@ pub enum Sync {
     Never,
     /// Power cuts: each is on the disk before anything is done.
     Each,
-    /// The same, on a file system whose journal has every change in the order of the calls and that the root is in, too: the
-    /// first alone waits for the disk.
-    First,
+    /// The same, on a file system whose journal has every change in the order of the calls and that the root is in, too:
+    /// nothing waits for the disk.
+    Ordered,
 }
 
 impl Sync {
     /// What lasts a power cut.
     pub fn durable(directory: BorrowedFd<'_>, same_file_system: bool) -> Sync {
-        if same_file_system && volume::has_ext4_journal(directory) { Sync::First } else { Sync::Each }
+        if same_file_system && volume::has_ext4_journal(directory) { Sync::Ordered } else { Sync::Each }
     }
 }
 
@@ -236,13 +239,18 @@ impl Points {
             Phase::Making => 2,
         }];
         remove_if_there(directory, name)?;
+        let text = serde_json::to_vec(self)?;
+        // A target is in the journal as names are; what is in a file is not.
+        if sync == Sync::Ordered && text.len() <= LONGEST_TARGET {
+            return Ok(fs::symlink(&text, directory, name)?);
+        }
         let mut file = std::fs::File::from(fs::create(directory, name, 0o600)?);
-        file.write_all(&serde_json::to_vec(self)?)?;
+        file.write_all(&text)?;
         match sync {
             Sync::Never => {}
-            Sync::First if self.phase != Phase::Making => fs::write_out(file.as_fd())?,
+            Sync::Ordered if self.phase != Phase::Making => fs::write_out(file.as_fd())?,
             // The journal has the names of the transaction when it has this file.
-            Sync::First => fs::fsync(file.as_fd())?,
+            Sync::Ordered => fs::fsync(file.as_fd())?,
             Sync::Each => {
                 fs::fsync(file.as_fd())?;
                 fs::fsync(directory)?;
@@ -254,19 +262,25 @@ impl Points {
     /// The newest whole list in this directory; none: nothing was made.
     pub fn load(directory: BorrowedFd<'_>) -> Result<Option<Points>> {
         for name in FILES {
-            match fs::open_read(directory, name) {
-                Ok(file) => {
-                    let text = std::io::read_to_string(std::fs::File::from(file)).unwrap_or_default();
-                    if let Ok(points) = serde_json::from_str(&text) {
-                        return Ok(Some(points));
-                    }
-                }
-                Err(error) if error.errno == libc::ENOENT => {}
-                Err(error) => return Err(error.into()),
+            if let Some(text) = read(directory, name)?
+                && let Ok(points) = serde_json::from_slice(&text)
+            {
+                return Ok(Some(points));
             }
         }
         Ok(None)
     }
+}
+
+/// What a power cut tore may not be readable.
+fn read(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Vec<u8>>> {
+    let Some(stat) = fs::stat(directory, name)? else { return Ok(None) };
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+        return Ok(Some(fs::readlink(directory, name)?));
+    }
+    let mut text = Vec::new();
+    let read = std::fs::File::from(fs::open_read(directory, name)?).read_to_end(&mut text);
+    Ok(read.is_ok().then_some(text))
 }
 
 /// Directories of the root, each opened once.
