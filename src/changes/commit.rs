@@ -60,6 +60,18 @@ fn scan_in(directory: BorrowedFd<'_>, state: &State, image: BorrowedFd<'_>) -> R
     })
 }
 
+/// Lets the kernel write what the step wrote to the disk while that is looked at: the commit, or keeping it, waits for it in any
+/// case. For a process that starts no other any more: it has a second thread then, which ends by itself or with it.
+pub fn write_ahead(transaction: &Transaction, image: &Image) -> Result<()> {
+    let upper = written(transaction)?;
+    // To another file system it is copied.
+    if fs::fstat(upper.as_fd())?.st_dev == image.identity().device {
+        // Its errors are told by the sync that counts.
+        std::thread::spawn(move || drop(fs::syncfs(upper.as_fd())));
+    }
+    Ok(())
+}
+
 /// Searches what the step changed for traces of the run: those of the transaction's rules, its overrides, and `secrets`.
 pub fn find_leaks(transaction: &Transaction, changes: &mut Changes, secrets: &[Needle]) -> Result<()> {
     let rules = &transaction.state.rules;

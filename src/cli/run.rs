@@ -210,7 +210,7 @@ fn step_as_laid(prepared: &Prepared, transaction: Option<&Transaction>, signals:
 fn finish(prepared: &Prepared, transaction: Option<Transaction>, outcome: &Outcome, step_seconds: f64) -> Result<u8> {
     let success = succeeded(outcome);
     let started = Instant::now();
-    let (changes, fate, id) = settle(prepared, transaction, success)?;
+    let (changes, fate, id) = settle(prepared, transaction, success, step_seconds)?;
     tell(prepared, outcome, changes, fate, id, (step_seconds, started.elapsed().as_secs_f64()))
 }
 
@@ -273,11 +273,15 @@ pub fn exit_code(outcome: &Outcome) -> u8 {
     }
 }
 
+/// A step of so many seconds may have written much.
+const WRITES_MUCH: f64 = 0.2;
+
 /// Commits, keeps or discards.
 fn settle(
     prepared: &Prepared,
     transaction: Option<Transaction>,
     success: bool,
+    step_seconds: f64,
 ) -> Result<(Changes, Fate, Option<String>)> {
     let plan = &prepared.plan;
     let Some(mut transaction) = transaction else {
@@ -291,6 +295,9 @@ fn settle(
         transaction.remove()?;
         let fate = if plan.mode == Mode::Discard { Fate::Discarded } else { discarded(success) };
         return Ok((changes, fate, None));
+    }
+    if step_seconds > WRITES_MUCH {
+        commit::write_ahead(&transaction, &prepared.image)?;
     }
     let (mut changes, pending) = scan_or_remove(&mut transaction, prepared)?;
     let id = transaction.state.id.clone();
