@@ -112,7 +112,13 @@ impl Walk<'_> {
         let indexes = &self.indexes;
         let found = parallel::map_by(AT_A_TIME, &missing, |(place, name)| indexes.source(*place).files(name));
         for ((place, name), files) in missing.into_iter().zip(found) {
-            let Ok(mut files) = files else { return false };
+            let mut files = match files {
+                Ok(files) => files,
+                Err(error) => {
+                    log::warn!("nothing is downloaded ahead of pip: {error:#}");
+                    return false;
+                }
+            };
             if let (Some(until), Some(links)) = (self.until, &mut files) {
                 let time = |link: &FileLink| link.upload_time.as_deref().and_then(upload_time::seconds);
                 // Whoever serves the page has to say that.

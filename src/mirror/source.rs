@@ -19,6 +19,10 @@ use crate::pypi::{MIRROR_MOUNT, is_local};
 const ACCEPT: &str = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1";
 /// Larger pages and artifacts are refused, bytes.
 const LARGEST: u64 = 1 << 30;
+/// Statuses that pass: too many requests, and those of servers behind servers (RFC 9110, RFC 6585).
+const PASSING: [u16; 4] = [429, 502, 503, 504];
+const TRIES: u32 = 3;
+const FIRST_WAIT: Duration = Duration::from_millis(300);
 
 /// An index.
 pub struct Source {
@@ -208,15 +212,32 @@ fn agent() -> ureq::Agent {
         .into()
 }
 
+/// Asks; what may be otherwise a moment later is asked again, as installers do.
 fn get(agent: &ureq::Agent, url: &Url, accept: &str) -> Result<ureq::http::Response<ureq::Body>> {
-    let mut request = agent.get(url.as_str()).header("Accept", accept);
-    if let Some(password) = url.password() {
+    let authorization = url.password().map(|password| {
         let decoded = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
         let pair = format!("{}:{}", decoded(url.username()), decoded(password));
-        let value = base64::engine::general_purpose::STANDARD.encode(pair);
-        request = request.header("Authorization", format!("Basic {value}"));
+        format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
+    });
+    let mut tries = 1;
+    loop {
+        let request = agent.get(url.as_str()).header("Accept", accept);
+        let answer = match &authorization {
+            Some(value) => request.header("Authorization", value),
+            None => request,
+        };
+        let answer = answer.call();
+        let again = match &answer {
+            Ok(response) => PASSING.contains(&response.status().as_u16()),
+            Err(_) => true,
+        };
+        if !again || tries == TRIES {
+            return Ok(answer?);
+        }
+        log::debug!("{}{}: {answer:?}, once more", url.host_str().unwrap_or_default(), url.path());
+        std::thread::sleep(FIRST_WAIT * tries);
+        tries += 1;
     }
-    Ok(request.call()?)
 }
 
 fn network_page(agent: &ureq::Agent, page: &Url) -> Result<Option<Vec<FileLink>>> {
