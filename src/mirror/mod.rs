@@ -2,6 +2,7 @@
 
 pub mod artifact;
 pub mod build;
+mod client;
 pub mod diff;
 pub mod holds;
 pub mod index;

@@ -2,13 +2,11 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use base64::Engine;
 use url::Url;
 
-use super::artifact;
 use super::synthesise::Pages;
+use super::{artifact, client};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::pypi::distribution::normalized;
 use crate::pypi::metadata::Metadata;
@@ -19,10 +17,6 @@ use crate::pypi::{MIRROR_MOUNT, is_local};
 const ACCEPT: &str = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1";
 /// Larger pages and artifacts are refused, bytes.
 const LARGEST: u64 = 1 << 30;
-/// Statuses that pass: too many requests, and those of servers behind servers (RFC 9110, RFC 6585).
-const PASSING: [u16; 4] = [429, 502, 503, 504];
-const TRIES: u32 = 3;
-const FIRST_WAIT: Duration = Duration::from_millis(300);
 
 /// An index.
 pub struct Source {
@@ -54,7 +48,7 @@ impl Source {
             let (mirror, pages) = mirror?;
             Kind::Directory { mirror: mirror.to_owned(), pages: pages.clone(), base }
         } else if ["http", "https"].contains(&base.scheme()) {
-            Kind::Network { base, agent: agent() }
+            Kind::Network { base, agent: client::agent() }
         } else {
             return None;
         };
@@ -105,7 +99,7 @@ impl Source {
         let Kind::Network { agent, .. } = &self.kind else {
             return refuse(Fault::new(format!("{url} is not in the local mirror")));
         };
-        let response = get(agent, &Url::parse(url)?, "*/*")?;
+        let response = client::get(agent, &Url::parse(url)?, "*/*")?;
         if response.status().as_u16() != 200 {
             return refuse(Fault::new(format!("{url} answers {}", response.status())));
         }
@@ -151,7 +145,7 @@ impl Source {
         let Kind::Network { agent, .. } = &self.kind else {
             return refuse(Fault::new(format!("{url} is not in the local mirror")));
         };
-        let mut response = get(agent, &Url::parse(url)?, "*/*")?;
+        let mut response = client::get(agent, &Url::parse(url)?, "*/*")?;
         if response.status().as_u16() != 200 {
             return refuse(Fault::new(format!("{url} answers {}", response.status())));
         }
@@ -199,49 +193,8 @@ fn place(url: &Url) -> Option<PathBuf> {
     inside.then(|| below.to_owned())
 }
 
-/// Proxy variables count, and the machine's own certificates do.
-fn agent() -> ureq::Agent {
-    let tls = ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build();
-    ureq::Agent::config_builder()
-        .tls_config(tls)
-        .http_status_as_error(false)
-        .timeout_connect(Some(Duration::from_secs(10)))
-        .timeout_global(Some(Duration::from_secs(600)))
-        .user_agent(concat!("dropcloth/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .into()
-}
-
-/// Asks; what may be otherwise a moment later is asked again, as installers do.
-fn get(agent: &ureq::Agent, url: &Url, accept: &str) -> Result<ureq::http::Response<ureq::Body>> {
-    let authorization = url.password().map(|password| {
-        let decoded = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
-        let pair = format!("{}:{}", decoded(url.username()), decoded(password));
-        format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
-    });
-    let mut tries = 1;
-    loop {
-        let request = agent.get(url.as_str()).header("Accept", accept);
-        let answer = match &authorization {
-            Some(value) => request.header("Authorization", value),
-            None => request,
-        };
-        let answer = answer.call();
-        let again = match &answer {
-            Ok(response) => PASSING.contains(&response.status().as_u16()),
-            Err(_) => true,
-        };
-        if !again || tries == TRIES {
-            return Ok(answer?);
-        }
-        log::debug!("{}{}: {answer:?}, once more", url.host_str().unwrap_or_default(), url.path());
-        std::thread::sleep(FIRST_WAIT * tries);
-        tries += 1;
-    }
-}
-
 fn network_page(agent: &ureq::Agent, page: &Url) -> Result<Option<Vec<FileLink>>> {
-    let mut response = get(agent, page, ACCEPT)?;
+    let mut response = client::get(agent, page, ACCEPT)?;
     match response.status().as_u16() {
         200 => {}
         404 | 410 => return Ok(None),
