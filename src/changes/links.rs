@@ -99,7 +99,7 @@ fn record(scan: &Scan<'_>, indexed: &Indexed, at: Inside, lower: &Inside) -> Res
         at,
         times,
         flags,
-        restore: indexed.restore.clone(),
+        restore: Box::new(indexed.restore.clone()),
     })
 }
 

@@ -138,7 +138,7 @@ pub enum Record {
         /// Flags of its directory that the commit takes away to put the name there.
         flags: u32,
         /// What the file has to have.
-        restore: Restore,
+        restore: Box<Restore>,
     },
     /// Removes `work`: from here on no name of a committed inode is left in the transaction.
     DropWork,

@@ -3,23 +3,24 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A path inside an image: components joined by `/`, no leading slash, no `.`, `..` or empty component. Empty: the root.
 ///
 /// Its text form (`Display`, serde) starts with `/`; a byte that is not part of UTF-8, and the backslash, is written `\xNN`,
-/// so that every name can be read back from a journal or a JSON report.
+/// so that every name can be read back from a journal or a JSON report. A copy shares the bytes: a commit has several of each.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Inside(Vec<u8>);
+pub struct Inside(Arc<[u8]>);
 
 impl Inside {
     /// The root.
     pub fn root() -> Inside {
-        Inside(Vec::new())
+        Inside::default()
     }
 
     /// From components that are known to be names.
     pub fn from_components<'a>(components: impl IntoIterator<Item = &'a [u8]>) -> Inside {
-        Inside(components.into_iter().collect::<Vec<_>>().join(&b'/'))
+        Inside(components.into_iter().collect::<Vec<_>>().join(&b'/').into())
     }
 
     /// From a path as a user writes it: absolute or not, read from the root; `None` when it has a `..`.
@@ -57,7 +58,7 @@ impl Inside {
             bytes.push(b'/');
         }
         bytes.extend_from_slice(name);
-        Inside(bytes)
+        Inside(bytes.into())
     }
 
     /// The directory above and the last name; `None` for the root.
@@ -66,7 +67,7 @@ impl Inside {
             return None;
         }
         match self.0.iter().rposition(|b| *b == b'/') {
-            Some(slash) => Some((Inside(self.0[..slash].to_vec()), &self.0[slash + 1..])),
+            Some(slash) => Some((Inside(self.0[..slash].into()), &self.0[slash + 1..])),
             None => Some((Inside::root(), &self.0)),
         }
     }
@@ -78,7 +79,9 @@ impl Inside {
 
     /// Whether this path is `other` or lies below it.
     pub fn is_below(&self, other: &Inside) -> bool {
-        other.is_root() || self == other || (self.0.starts_with(&other.0) && self.0.get(other.0.len()) == Some(&b'/'))
+        other.is_root()
+            || self == other
+            || (self.0.starts_with(&other.0[..]) && self.0.get(other.0.len()) == Some(&b'/'))
     }
 
     /// As a relative host path (for the few calls that take one below an open directory).
@@ -104,7 +107,7 @@ impl Inside {
                 rest = tail;
             }
         }
-        Some(Inside(bytes))
+        Some(Inside(bytes.into()))
     }
 }
 
