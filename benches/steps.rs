@@ -89,7 +89,8 @@ fn pip(directory: &Path) {
     let wheels: Vec<&str> = wheels.take(WHEELS).collect();
     let options = "--quiet --no-deps --no-cache-dir --break-system-packages --index-url file:///tmp/pypi";
     let step = format!("python3 -m pip install --root-user-action ignore {options} {}", wheels.join(" "));
-    let more = format!("--mirror {}", mirror());
+    // Plain chroot asks nobody else either.
+    let more = format!("--no-official --mirror {}", mirror());
     compare(&format!("pip install of {} wheels", wheels.len()), &prepared, directory, &step, &more);
 }
 

@@ -130,7 +130,7 @@ impl Walk<'_> {
                 }
             }
             if let Some(links) = &files {
-                self.pages.insert((place, name.clone()), Arc::new(links.clone()));
+                self.pages.insert((place, name.clone()), Arc::new(self.indexes.fitting(&name, links)));
             }
             self.indexes.learn((place, name), files);
         }

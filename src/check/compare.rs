@@ -1,6 +1,6 @@
 //! Winners and losers: what each index has for a name, what pip takes, and what uv takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use pep440_rs::{Version, VersionSpecifiers};
 
@@ -69,6 +69,20 @@ impl Indexes {
             self.pages.insert(key.clone(), found);
         }
         self.pages.get(&key)?.as_ref()
+    }
+
+    /// Those of a project's files that an installer of this Python looks at twice. It reads each line of a page, most of which are
+    /// wheels for others.
+    pub fn fitting(&self, name: &str, links: &[FileLink]) -> Vec<FileLink> {
+        let supported: HashSet<&String> = self.tags.iter().collect();
+        let fits = |link: &&FileLink| {
+            // What it cannot read is for it to tell.
+            let Some(distribution) = distribution::parse(&link.filename, Some(name)) else { return true };
+            let for_this =
+                distribution.kind == Kind::Sdist || distribution.tags.iter().any(|tag| supported.contains(tag));
+            for_this && distribution::allows_python(link.requires_python.as_deref(), &self.python)
+        };
+        links.iter().filter(fits).cloned().collect()
     }
 
     /// The files that fit this Python, best first: version, then wheel by its tags, then sdist. Pre-releases come last, yanked

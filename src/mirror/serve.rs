@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::sys::socket::{setsockopt, sockopt};
 use rustix::fs::{FileType, OFlags, ResolveFlags};
 use tiny_http::{Header, Method, Request, Response, Server, StatusCode};
 
@@ -21,10 +22,17 @@ pub const HTML: &str = "text/html; charset=utf-8";
 /// PEP 691.
 pub const JSON: &str = "application/vnd.pypi.simple.v1+json";
 
+/// A server on `listener`. An answer goes out as it is written, tcp(7) TCP_NODELAY, which connections have from the listener:
+/// else its body waits until the client has acknowledged the head, and the client waits with that.
+pub fn server(listener: TcpListener) -> Result<Server> {
+    setsockopt(&listener, sockopt::TcpNoDelay, &true)?;
+    Server::from_listener(listener, None).map_err(|error| Fault::new(error.to_string()).into())
+}
+
 /// Serves the directory `root` on `listener`; returns only when the listener fails. Starts threads: never in a process that
 /// forks afterwards.
 pub fn serve(listener: TcpListener, root: OwnedFd) -> Result<()> {
-    let server = Server::from_listener(listener, None).map_err(|e| Fault::new(e.to_string()))?;
+    let server = server(listener)?;
     let (server, root) = (Arc::new(server), Arc::new(root));
     std::thread::scope(|scope| {
         for _ in 0..THREADS {

@@ -143,13 +143,17 @@ impl Build {
         let mut all = vec!["download".to_owned(), "--quiet".to_owned(), "--disable-pip-version-check".to_owned()];
         let mut option = |name: &str, value: String| all.extend([name.to_owned(), value]);
         option("--dest", format!("{WORK_MOUNT}/files"));
-        option("--cache-dir", format!("{WORK_MOUNT}/cache"));
+        // The view has the files on the disk, also for the next build; pip would write each once more, and slowly.
+        if !self.alone {
+            option("--cache-dir", format!("{WORK_MOUNT}/cache"));
+        }
         option("--find-links", format!("file://{WORK_MOUNT}/files"));
         if self.into.join(LINKS_PAGE).is_file() && !self.alone {
             // Of equal candidates pip takes that of the last index, and one of find-links only when no index has it.
             option("--extra-index-url", format!("file://{MIRROR_MOUNT}"));
             option("--find-links", format!("file://{MIRROR_MOUNT}/{LINKS_PAGE}"));
         }
+        all.extend(self.alone.then(|| "--no-cache-dir".to_owned()));
         all.extend(what.iter().cloned());
         all
     }

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
-use tiny_http::{Header, Method, Request, Response, Server, StatusCode};
+use tiny_http::{Header, Method, Request, Response, StatusCode};
 
 use super::record::{Kind, Record, Served, without_credentials};
 use super::{Relay, Seen};
-use crate::error::{Fault, Result};
+use crate::error::Result;
 use crate::mirror::source::Source;
 use crate::mirror::{artifact, serve};
 use crate::pypi::distribution::{self, normalized};
@@ -48,7 +48,7 @@ impl View {
 
 /// Answers until the process ends.
 pub fn serve(listener: TcpListener, view: &View) -> Result<()> {
-    let server = Server::from_listener(listener, None).map_err(|e| Fault::new(e.to_string()))?;
+    let server = serve::server(listener)?;
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
