@@ -12,14 +12,12 @@ use url::Url;
 
 use crate::error::Result;
 
-/// As many as anybody here asks at a time.
-const CONNECTIONS: usize = 16;
 /// Statuses that pass: too many requests, and those of servers behind servers (RFC 9110, RFC 6585).
 const PASSING: [u16; 4] = [429, 502, 503, 504];
 const TRIES: u32 = 3;
 const FIRST_WAIT: Duration = Duration::from_millis(300);
 
-/// Proxy variables count, and the machine's own certificates do. Connections and addresses are kept for all that ask at a time.
+/// Proxy variables count, and the machine's own certificates do.
 pub fn agent() -> ureq::Agent {
     let tls = ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build();
     let config = ureq::Agent::config_builder()
@@ -27,8 +25,6 @@ pub fn agent() -> ureq::Agent {
         .http_status_as_error(false)
         .timeout_connect(Some(Duration::from_secs(10)))
         .timeout_global(Some(Duration::from_secs(600)))
-        .max_idle_connections(2 * CONNECTIONS)
-        .max_idle_connections_per_host(CONNECTIONS)
         .user_agent(concat!("dropcloth/", env!("CARGO_PKG_VERSION")))
         .build();
     ureq::Agent::with_parts(config, DefaultConnector::default(), Resolved::default())
