@@ -9,6 +9,7 @@ pub mod gate;
 pub mod laid;
 pub mod leaks;
 pub mod links;
+mod lower;
 pub mod marks;
 pub mod orphan;
 mod overrides;

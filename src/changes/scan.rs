@@ -4,11 +4,12 @@
 //! path in the image on which it stands: another one below a renamed directory, none below a new one.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashSet};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{FileType, Stat};
 
+use super::lower::Lower;
 use super::marks::{self, Prefix};
 use super::record::{Record, Restore};
 use super::restore::Inherited;
@@ -435,46 +436,6 @@ impl<'a> Scan<'a> {
 
     fn is_directory(&self, path: &Inside) -> Result<bool> {
         Ok(self.lower_stat(path)?.is_some_and(|s| Kind::of(s.st_mode) == Kind::Directory))
-    }
-}
-
-/// A directory of the image, if it is there.
-struct Lower {
-    path: Inside,
-    directory: Option<OwnedFd>,
-    /// Names looked for that were not there.
-    missed: u32,
-    /// All of its names, read when many were not there.
-    names: Option<HashSet<Vec<u8>>>,
-}
-
-/// So many names that are not there cost as much as a look at all that are.
-const MISSES: u32 = 8;
-/// Bytes of a directory: a larger one costs more to read than what it saves.
-const WIDE: i64 = 1 << 18;
-
-impl Lower {
-    fn open(image: BorrowedFd<'_>, path: Inside) -> Result<Lower> {
-        let directory = match fs::open_dir_below(image, path.bytes()) {
-            Ok(directory) => Some(directory),
-            Err(error) if [libc::ENOENT, libc::ENOTDIR, libc::ELOOP].contains(&error.errno) => None,
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Lower { path, directory, missed: 0, names: None })
-    }
-
-    fn stat(&mut self, name: &[u8]) -> Result<Option<Stat>> {
-        let Some(directory) = &self.directory else { return Ok(None) };
-        if self.missed == MISSES && fs::fstat(directory.as_fd())?.st_size <= WIDE {
-            self.names = Some(fs::entries(directory.as_fd())?.into_iter().map(|entry| entry.name).collect());
-        }
-        if self.names.as_ref().is_some_and(|names| !names.contains(name)) {
-            self.missed += 1;
-            return Ok(None);
-        }
-        let stat = fs::stat(directory.as_fd(), name)?;
-        self.missed += u32::from(stat.is_none());
-        Ok(stat)
     }
 }
 
