@@ -138,7 +138,7 @@ fn a_killed_build_leaves_a_mirror_that_the_next_one_finishes() {
     let root = debian_root();
     std::fs::create_dir(ground.path("new")).unwrap();
     let arguments = ["mirror", "build", "--no-official", "--index", &served.url, "--into", "new", "--for"];
-    for milliseconds in [100, 300, 1500] {
+    for milliseconds in [300, 1500, 3000] {
         let mut child = ground.dropcloth(&[&arguments[..], &[root.to_str().unwrap(), "app"]].concat()).spawn().unwrap();
         std::thread::sleep(std::time::Duration::from_millis(milliseconds));
         child.kill().unwrap();
