@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    dropcloth::sys::memory::make_ready();
     match dropcloth::cli::main() {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

@@ -119,6 +119,8 @@ pub fn homes(image: &Image) -> Result<Vec<PathBuf>> {
             homes.push(home);
         }
     }
+    // Most accounts of a system have none.
+    homes.retain(|home| home.to_str().is_some_and(|home| image.has(home)));
     Ok(homes)
 }
 

@@ -57,11 +57,15 @@ impl Found {
     }
 }
 
-/// Resolves many paths of one image: directories that several of them go through are opened once.
+/// Resolves many paths of one image: directories that several of them go through are opened once, and what is missing is looked
+/// for once.
 pub struct Resolver<'a> {
     image: &'a Image,
-    known: BTreeMap<Inside, Rc<OwnedFd>>,
+    known: Known,
 }
+
+/// Directories by path; none: there is nothing.
+type Known = BTreeMap<Inside, Option<Rc<OwnedFd>>>;
 
 impl<'a> Resolver<'a> {
     /// One that knows no directory yet.
@@ -94,7 +98,7 @@ impl<'a> Resolver<'a> {
 
 struct Walk<'a> {
     image: &'a Image,
-    known: &'a mut BTreeMap<Inside, Rc<OwnedFd>>,
+    known: &'a mut Known,
     /// Directories from the root down to where the walk stands; the root itself is not in it.
     stack: Vec<(Vec<u8>, Rc<OwnedFd>)>,
     /// Components still to do, last first.
@@ -152,14 +156,21 @@ impl Walk<'_> {
             return Ok(Step::Down);
         }
         let here = self.here(Some(&name));
-        if let Some(directory) = self.known.get(&here) {
-            self.stack.push((name, Rc::clone(directory)));
-            return Ok(Step::Down);
+        match self.known.get(&here) {
+            Some(Some(directory)) => {
+                self.stack.push((name, Rc::clone(directory)));
+                return Ok(Step::Down);
+            }
+            Some(None) => return Ok(Step::Missing(name)),
+            None => {}
         }
         let at = self.stack.last().map_or(self.image.directory(), |(_, fd)| fd.as_fd());
         let stat = match fs::stat(at, &name) {
             Ok(Some(stat)) => stat,
-            Ok(None) => return Ok(Step::Missing(name)),
+            Ok(None) => {
+                self.known.insert(here, None);
+                return Ok(Step::Missing(name));
+            }
             Err(error) if error.errno == libc::EACCES => {
                 return Ok(Step::Obstacle(format!("{} may not be searched by this user", self.here(None))));
             }
@@ -173,7 +184,7 @@ impl Walk<'_> {
             FileType::Directory => {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let next = Rc::new(rustix::fs::openat(at, &name[..], flags, Mode::empty())?);
-                self.known.insert(here, Rc::clone(&next));
+                self.known.insert(here, Some(Rc::clone(&next)));
                 self.stack.push((name, next));
                 Ok(Step::Down)
             }

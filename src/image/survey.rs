@@ -116,7 +116,10 @@ impl Survey {
 }
 
 fn release(image: &Image) -> Result<Option<String>> {
-    let text = image.read_small("etc/os-release", 1 << 16)?.or(image.read_small("usr/lib/os-release", 1 << 16)?);
+    let text = match image.read_small("etc/os-release", 1 << 16)? {
+        Some(text) => Some(text),
+        None => image.read_small("usr/lib/os-release", 1 << 16)?,
+    };
     let release = text.and_then(|text| release_of(&String::from_utf8_lossy(&text)));
     Ok(release.map(|release| format!("{release}-{}", std::env::consts::ARCH)))
 }

@@ -83,14 +83,16 @@ pub fn paths(homes: &[PathBuf], others: Others<'_>) -> Vec<PathBuf> {
 
 /// The files, for root's home and the others in `homes`.
 pub fn files(indexes: &Indexes, homes: &[PathBuf], others: Others<'_>) -> Vec<OverrideFile> {
+    let [pip, distutils] = [pip_conf::text(indexes), pydistutils::text(indexes)];
+    let [uv, pdm] = [uv_toml::text(indexes), pdm_toml::text(indexes)];
     let file = |(path, kind, only_where_present): (PathBuf, Kind, bool)| {
         let (text, what) = match kind {
-            Kind::Pip => (pip_conf::text(indexes), "pip"),
-            Kind::Distutils => (pydistutils::text(indexes), "distutils and easy_install"),
-            Kind::Uv => (uv_toml::text(indexes), "uv"),
-            Kind::Pdm => (pdm_toml::text(indexes), "pdm"),
+            Kind::Pip => (&pip, "pip"),
+            Kind::Distutils => (&distutils, "distutils and easy_install"),
+            Kind::Uv => (&uv, "uv"),
+            Kind::Pdm => (&pdm, "pdm"),
         };
-        OverrideFile { path, text, what, only_where_present }
+        OverrideFile { path, text: text.clone(), what, only_where_present }
     };
     all(homes, others).into_iter().map(file).collect()
 }

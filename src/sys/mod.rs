@@ -3,6 +3,7 @@
 pub mod error;
 pub mod fs;
 pub mod handle;
+pub mod memory;
 pub mod mount;
 pub mod mountinfo;
 pub mod net;

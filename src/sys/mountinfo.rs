@@ -1,6 +1,8 @@
 //! /proc/self/mountinfo, proc(5): only to find what is mounted below a directory, never to decide what to unmount.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -15,9 +17,15 @@ pub struct Mount {
     pub kind: String,
 }
 
+/// Bytes, of some dozens of mounts.
+const BUFFER: usize = 8 << 10;
+
 /// The mounts of this process's namespace whose mount point is `directory` or lies below it.
 pub fn at_and_below(directory: &Path) -> SysResult<Vec<Mount>> {
-    let text = std::fs::read("/proc/self/mountinfo").called(|| "open(\"/proc/self/mountinfo\")")?;
+    let mut file = File::open("/proc/self/mountinfo").called(|| "open(\"/proc/self/mountinfo\")")?;
+    // Its size is not known before, and reading would begin with a few bytes.
+    let mut text = Vec::with_capacity(BUFFER);
+    file.read_to_end(&mut text).called(|| "read(\"/proc/self/mountinfo\")")?;
     // A host can have thousands of mounts: a line is looked at closely only when it may be one of those.
     let wanted = directory.as_os_str().as_bytes();
     let may_be = |line: &&[u8]| {
