@@ -17,8 +17,6 @@ const DIRECTORIES: usize = 300;
 /// 200 files made and removed, one changed, one new directory.
 const SMALL_STEP: &str = "mkdir /opt.new; i=0; while [ $i -lt 200 ]; do echo $i > /opt.new/$i; i=$((i+1)); done
     echo x >> /etc/hosts; rm -rf /opt.old; [ ! -d /opt ] || mv /opt /opt.old; mv /opt.new /opt";
-const MANY_STEP: &str =
-    "for d in /t/*; do i=0; while [ $i -lt 100 ]; do echo some small content > $d/$i; i=$((i+1)); done; done";
 
 fn run(directory: &Path, command: &[&str]) {
     let status = Command::new(command[0]).args(&command[1..]).current_dir(directory).stdout(Stdio::null()).status();
@@ -82,20 +80,34 @@ fn sizes(directory: &Path) {
     );
 }
 
+/// 30,000 files whose directories are there, each renamed by itself, or new, moved with one rename.
 fn many(directory: &Path) {
     let root = image(directory, "many", 0);
     (0..DIRECTORIES).for_each(|i| std::fs::create_dir_all(root.join(format!("t/{i}"))).expect("a directory"));
     let files = DIRECTORIES * 100;
+    println!("\n{files} new small files           commit s   µs a file   cp -a + sync s   ratio");
+    let mkdir = format!("mkdir /n; i=0; while [ $i -lt {DIRECTORIES} ]; do mkdir /n/$i; i=$((i+1)); done;");
+    measure(directory, &root, "directories that were there", "t", &write_many("t"), "rm -rf copy many/t/*/*");
+    measure(directory, &root, "new directories", "n", &(mkdir + &write_many("n")), "rm -rf copy many/n");
+}
+
+fn write_many(below: &str) -> String {
+    format!(
+        "for d in /{below}/*; do i=0; while [ $i -lt 100 ]; do echo some small content > $d/$i; i=$((i+1)); done; done"
+    )
+}
+
+fn measure(directory: &Path, root: &Path, name: &str, below: &str, script: &str, clear: &str) {
     let (mut commits, mut copies) = (Vec::new(), Vec::new());
     for round in 0..=ROUNDS / 3 {
         run(directory, &["sync"]);
-        let (_, commit) = step(&root, MANY_STEP);
+        let (_, commit) = step(root, script);
         run(directory, &["sync"]);
         let started = Instant::now();
-        run(directory, &["cp", "-a", "many/t", "copy"]);
+        run(directory, &["cp", "-a", &format!("many/{below}"), "copy"]);
         run(directory, &["sync"]);
         let copy = started.elapsed().as_secs_f64();
-        run(directory, &["sh", "-c", "rm -rf copy many/t/*/*; sync"]);
+        run(directory, &["sh", "-c", &format!("{clear}; sync")]);
         if round > 0 {
             commits.push(commit);
             copies.push(copy);
@@ -103,15 +115,8 @@ fn many(directory: &Path) {
     }
     let (commit, copy) = (median(commits), median(copies));
     #[expect(clippy::cast_precision_loss, reason = "a small number")]
-    let per_second = files as f64 / commit;
-    println!(
-        "\n{files} new small files in {DIRECTORIES} directories that were there: commit {commit:.3} s, {per_second:.0} files/s,"
-    );
-    println!(
-        "{:.1} µs a file; cp -a and sync of the same files {copy:.3} s; ratio {:.2}",
-        1e6 / per_second,
-        commit / copy
-    );
+    let each = 1e6 * commit / (DIRECTORIES * 100) as f64;
+    println!("{name:<32}{commit:>8.3}{each:>12.1}{copy:>17.3}{:>8.2}", commit / copy);
 }
 
 fn main() {

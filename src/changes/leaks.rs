@@ -40,6 +40,9 @@ const SHORTEST_OVERRIDE: usize = 20;
 const HITS_PER_FILE: usize = 5;
 /// Bytes read at once.
 const CHUNK: usize = 256 * 1024;
+/// Fewer files are searched sooner than a thread is started.
+const FILES_PER_THREAD: usize = 500;
+const THREADS: usize = 4;
 
 /// Where a trace was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,55 +106,83 @@ pub fn override_needle(path: &Inside, text: &[u8]) -> Option<Needle> {
     Needle::new(format!("the contents of {path}, which was laid over"), text).filter(|_| long)
 }
 
-/// Searches every new and changed file and link of `upper` for the needles.
+/// Searches every new and changed file and link of `upper` for the needles, many of them by several threads, which end with it.
 pub fn scan(upper: BorrowedFd<'_>, changes: &Changes, policy: &Policy, needles: &[Needle]) -> Result<Vec<Leak>> {
     let wanted = |c: &&Change| {
         matches!(c.what, What::Added | What::Modified)
             && matches!(c.kind, Kind::File | Kind::Link)
             && !policy.overrides.contains_key(&c.path)
     };
+    let wanted: Vec<&Change> = changes.list.iter().filter(wanted).collect();
     // The automaton costs more than most searches.
-    if !changes.list.iter().any(|change| wanted(&change)) {
+    if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let Some(mut search) = Search::new(needles)? else { return Ok(Vec::new()) };
-    let mut last: Option<(Inside, OwnedFd)> = None;
-    for change in changes.list.iter().filter(wanted) {
-        let Some((parent, name)) = change.path.split() else { continue };
-        if last.as_ref().is_none_or(|(path, _)| *path != parent) {
-            last = Some((parent.clone(), fs::open_dir_below(upper, parent.bytes())?));
+    let Some(pattern) = Pattern::new(needles)? else { return Ok(Vec::new()) };
+    let threads = (wanted.len() / FILES_PER_THREAD).clamp(1, THREADS);
+    let mut parts = wanted.chunks(wanted.len().div_ceil(threads));
+    let own = parts.next().unwrap_or_default();
+    std::thread::scope(|scope| {
+        let others: Vec<_> = parts.map(|part| scope.spawn(|| pattern.search(upper, part))).collect();
+        let mut found = pattern.search(upper, own)?;
+        for other in others {
+            found.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
         }
-        let Some((_, directory)) = &last else { continue };
-        match change.kind {
-            Kind::Link => search.link(&change.path, &fs::readlink(directory.as_fd(), name)?),
-            _ => search
-                .file(&change.path, fs::open_read(directory.as_fd(), name)?, change.bytes)
-                .doing(|| format!("cannot search {} for traces of the run", change.path))?,
-        }
-    }
-    Ok(search.found)
+        Ok(found)
+    })
 }
 
-struct Search<'n> {
+/// What is searched for.
+struct Pattern<'n> {
     needles: &'n [Needle],
     automaton: AhoCorasick,
     longest: usize,
-    buffer: Vec<u8>,
-    found: Vec<Leak>,
 }
 
-impl<'n> Search<'n> {
-    fn new(needles: &'n [Needle]) -> Result<Option<Search<'n>>> {
+impl<'n> Pattern<'n> {
+    /// None: there is nothing to search for.
+    fn new(needles: &'n [Needle]) -> Result<Option<Pattern<'n>>> {
         let Some(longest) = needles.iter().map(|n| n.text.0.len()).max() else { return Ok(None) };
         // The longest first: the credentials in a URL are told, not the URL's beginning.
         let automaton =
             AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(needles.iter().map(|n| &n.text.0))?;
-        Ok(Some(Search { needles, automaton, longest, buffer: vec![0; CHUNK + longest], found: Vec::new() }))
+        Ok(Some(Pattern { needles, automaton, longest }))
     }
 
+    fn begin(&self) -> Search<'_> {
+        Search { pattern: self, buffer: vec![0; CHUNK + self.longest], found: Vec::new() }
+    }
+
+    fn search(&self, upper: BorrowedFd<'_>, changes: &[&Change]) -> Result<Vec<Leak>> {
+        let mut search = self.begin();
+        let mut last: Option<(Inside, OwnedFd)> = None;
+        for change in changes {
+            let Some((parent, name)) = change.path.split() else { continue };
+            if last.as_ref().is_none_or(|(path, _)| *path != parent) {
+                last = Some((parent.clone(), fs::open_dir_below(upper, parent.bytes())?));
+            }
+            let Some((_, directory)) = &last else { continue };
+            match change.kind {
+                Kind::Link => search.link(&change.path, &fs::readlink(directory.as_fd(), name)?),
+                _ => search
+                    .file(&change.path, fs::open_read(directory.as_fd(), name)?, change.bytes)
+                    .doing(|| format!("cannot search {} for traces of the run", change.path))?,
+            }
+        }
+        Ok(search.found)
+    }
+}
+
+struct Search<'p> {
+    pattern: &'p Pattern<'p>,
+    buffer: Vec<u8>,
+    found: Vec<Leak>,
+}
+
+impl Search<'_> {
     fn link(&mut self, path: &Inside, target: &[u8]) {
-        if let Some(hit) = self.automaton.find(target) {
-            let what = format!("{}, in the target of the link", self.needles[hit.pattern().as_usize()].what);
+        if let Some(hit) = self.pattern.automaton.find(target) {
+            let what = format!("{}, in the target of the link", self.pattern.needles[hit.pattern().as_usize()].what);
             self.found.push(Leak { path: path.clone(), line: None, offset: hit.start() as u64, what });
         }
     }
@@ -168,7 +199,7 @@ impl<'n> Search<'n> {
             text &= !chunk[kept..].contains(&0);
             let mut done = 0;
             let mut counted = 0;
-            for hit in self.automaton.find_iter(chunk) {
+            for hit in self.pattern.automaton.find_iter(chunk) {
                 if hits == HITS_PER_FILE {
                     return Ok(());
                 }
@@ -180,13 +211,13 @@ impl<'n> Search<'n> {
                     path: path.clone(),
                     line: text.then_some(lines),
                     offset: base + hit.start() as u64,
-                    what: self.needles[hit.pattern().as_usize()].what.clone(),
+                    what: self.pattern.needles[hit.pattern().as_usize()].what.clone(),
                 });
             }
             if base + chunk.len() as u64 == size {
                 return Ok(());
             }
-            let start = (chunk.len() + 1).saturating_sub(self.longest).max(done).max(counted);
+            let start = (chunk.len() + 1).saturating_sub(self.pattern.longest).max(done).max(counted);
             lines += newlines(&chunk[counted..start]);
             let (from, to) = (start, chunk.len());
             self.buffer.copy_within(from..to, 0);
@@ -211,7 +242,8 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(contents).unwrap();
         std::io::Seek::rewind(&mut file).unwrap();
-        let mut search = Search::new(&needles).unwrap().unwrap();
+        let pattern = Pattern::new(&needles).unwrap().unwrap();
+        let mut search = pattern.begin();
         search.file(&Inside::root(), file.into(), contents.len() as u64).unwrap();
         search.found.into_iter().map(|l| (l.line, l.offset, l.what)).collect()
     }
@@ -243,6 +275,28 @@ mod tests {
         let hits = found(b"http://user:secret@host/", &["http://", "http://user:secret@"]);
         assert_eq!(hits, [(Some(1), 0, "http://user:secret@".to_owned())]);
         assert_eq!(found(&b"/tmp/pypi\n".repeat(100), &["/tmp/pypi"]).len(), HITS_PER_FILE);
+    }
+
+    #[test]
+    fn each_of_many_files_is_searched_and_told_in_the_order_of_the_list() {
+        let upper = tempfile::tempdir().unwrap();
+        let (mut changes, mut expected) = (Changes::default(), Vec::new());
+        for number in 0..FILES_PER_THREAD * THREADS + 7 {
+            let path = Inside::root().join(number.to_string().as_bytes());
+            let text = if number % 400 == 399 { "file:///tmp/pypi" } else { "nothing" };
+            std::fs::write(upper.path().join(path.as_path()), text).unwrap();
+            if text != "nothing" {
+                expected.push(path.clone());
+            }
+            let bytes = text.len() as u64;
+            changes.list.push(Change { path, what: What::Added, kind: Kind::File, bytes, from: None });
+        }
+        let directory = std::fs::File::open(upper.path()).unwrap();
+        let needle = Needle::new("the mirror", b"/tmp/pypi").unwrap();
+        let found = scan(directory.as_fd(), &changes, &Policy::default(), std::slice::from_ref(&needle)).unwrap();
+        assert_eq!(found.into_iter().map(|leak| leak.path).collect::<Vec<_>>(), expected);
+        changes.list[5].path = Inside::root().join(b"missing");
+        assert!(scan(directory.as_fd(), &changes, &Policy::default(), &[needle]).is_err());
     }
 
     #[test]

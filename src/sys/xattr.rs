@@ -19,13 +19,13 @@ fn magic_link(file: BorrowedFd<'_>) -> Vec<u8> {
 
 /// Names of all attributes that the caller may see. Without a name: of the open file itself.
 pub fn list(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<Vec<Vec<u8>>> {
-    let (path, open) = (path(directory, name), magic_link(directory));
-    let mut buffer = vec![0_u8; 1024];
+    let path = path(directory, name);
+    let mut buffer = vec![0_u8; 256];
     loop {
         let result = match name.is_empty() {
             // The f-call refuses a handle that was opened for its path only; for every other it saves the walk through /proc.
             true => match rustix::fs::flistxattr(directory, &mut buffer[..]) {
-                Err(rustix::io::Errno::BADF) => rustix::fs::listxattr(&open[..], &mut buffer[..]),
+                Err(rustix::io::Errno::BADF) => rustix::fs::listxattr(&magic_link(directory)[..], &mut buffer[..]),
                 other => other,
             },
             false => rustix::fs::llistxattr(&path[..], &mut buffer[..]),
@@ -35,7 +35,7 @@ pub fn list(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<Vec<Vec<u8>>> {
                 let names = buffer[..length].split(|b| *b == 0).filter(|n| !n.is_empty());
                 return Ok(names.map(<[u8]>::to_vec).collect());
             }
-            Err(rustix::io::Errno::RANGE) => buffer.resize(buffer.len() * 8, 0),
+            Err(rustix::io::Errno::RANGE) => buffer.resize(buffer.len() * 16, 0),
             Err(rustix::io::Errno::NOTSUP) => return Ok(Vec::new()),
             Err(errno) => return Err(SysError::new(format!("llistxattr({})", quoted(&path)), errno.raw_os_error())),
         }
@@ -44,12 +44,14 @@ pub fn list(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<Vec<Vec<u8>>> {
 
 /// The value of `attribute` (without a name: of the open file itself); `None` when it is not there or the file system has no attributes.
 pub fn get(directory: BorrowedFd<'_>, name: &[u8], attribute: &[u8]) -> SysResult<Option<Vec<u8>>> {
-    let (path, open) = (path(directory, name), magic_link(directory));
+    let path = path(directory, name);
     let mut buffer = vec![0_u8; 256];
     loop {
         let result = match name.is_empty() {
             true => match rustix::fs::fgetxattr(directory, attribute, &mut buffer[..]) {
-                Err(rustix::io::Errno::BADF) => rustix::fs::getxattr(&open[..], attribute, &mut buffer[..]),
+                Err(rustix::io::Errno::BADF) => {
+                    rustix::fs::getxattr(&magic_link(directory)[..], attribute, &mut buffer[..])
+                }
                 other => other,
             },
             false => rustix::fs::lgetxattr(&path[..], attribute, &mut buffer[..]),
