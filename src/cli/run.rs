@@ -103,7 +103,8 @@ pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
         leaks: settings.leaks.value,
         force: settings.force.value,
         epoch: settings.source_date_epoch.value,
-        needles: needles(plan),
+        // Nothing is committed that could be searched.
+        needles: if plan.mode == Mode::Through { Vec::new() } else { needles(plan) },
     };
     Ok(State {
         rules,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::common::Prepared;
 use super::run;
-use crate::changes::{Changes, laid};
+use crate::changes::{Changes, Policy, laid};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Inside;
 use crate::report::Fate;
@@ -20,7 +20,15 @@ pub fn run(prepared: &Prepared, signals: Signals) -> Result<u8> {
     let Some(storage) = transaction::storage_path(&prepared.plan.storage) else {
         return refuse(Fault::new("a step that writes straight to the image needs a place for its list on a disk"));
     };
-    let mut transaction = Transaction::begin(&prepared.image, storage, run::new_state(prepared, None)?)?;
+    let mut state = run::new_state(prepared, None)?;
+    let policy = state.policy.clone();
+    if scaffold::binds_from_memory(&prepared.plan) {
+        // Whoever cleans up after a killed run asks for the list of mount points only, and the shorter the state, the sooner it is
+        // written.
+        state.policy = Policy::default();
+    }
+    let mut transaction = Transaction::begin(&prepared.image, storage, state)?;
+    transaction.state.policy = policy;
     if let Err(error) = lay(prepared, &transaction) {
         transaction.clear(prepared.image.directory())?;
         transaction.remove()?;

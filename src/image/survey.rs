@@ -12,7 +12,7 @@ use super::pythons::{self, Pythons};
 use super::{Identity, Image, Inside};
 use crate::error::{Doing, Result};
 use crate::host::ids::Maps;
-use crate::sys::{fs, mount, mountinfo, volume};
+use crate::sys::{fs, mount, mountinfo, statmount, volume};
 
 /// A mount that stands below the image on the host.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -86,7 +86,7 @@ impl Survey {
         }
         let attributes = mount::attributes_of(image.directory())?;
         let host_root = is_host_root(image)?;
-        let mounts = mountinfo::at_and_below(image.path())?;
+        let mounts = mounts(image)?;
         Ok(Survey {
             path: image.path().to_owned(),
             identity: image.identity(),
@@ -207,6 +207,14 @@ fn is_host_root(image: &Image) -> Result<bool> {
 fn parent_device(path: &Path) -> Option<u64> {
     let parent = mount::open_path(path.parent()?).ok()?;
     fs::fstat(parent.as_fd()).ok().map(|stat| stat.st_dev)
+}
+
+/// The mounts at and below the image.
+fn mounts(image: &Image) -> Result<Vec<mountinfo::Mount>> {
+    match statmount::at_and_below(image.path(), image.directory()) {
+        Some(mounts) => Ok(mounts),
+        None => Ok(mountinfo::at_and_below(image.path())?),
+    }
 }
 
 fn submounts(root: &Path, mounts: Vec<mountinfo::Mount>) -> Vec<Submount> {

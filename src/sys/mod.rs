@@ -12,6 +12,7 @@ pub mod process;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
+pub mod statmount;
 pub mod trampoline;
 pub mod tty;
 pub mod userns;

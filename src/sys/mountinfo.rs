@@ -1,4 +1,5 @@
-//! /proc/self/mountinfo, proc(5): only to find what is mounted below a directory, never to decide what to unmount.
+//! /proc/self/mountinfo, proc(5): only to find what is mounted below a directory, never to decide what to unmount. Where the kernel
+//! tells the same without a text of every mount, [`super::statmount`] asks it.
 
 use std::ffi::OsString;
 use std::fs::File;

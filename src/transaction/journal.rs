@@ -3,10 +3,11 @@
 //! `plan.tmp` is written and synced, then renamed to `plan`: from there the commit is decided and is finished by whoever comes
 //! next. `plan` renamed to `done`: finished, only the directory is left to remove. Neither: nothing has happened to the image.
 
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
+use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
 use super::points::Sync;
@@ -112,20 +113,28 @@ pub enum Progress {
 impl State {
     /// Writes the first one. Whoever finds half of it finds a transaction that has touched nothing yet.
     pub fn begin(&self, directory: BorrowedFd<'_>) -> Result<()> {
-        self.write(directory, b"state").map(drop)
+        let text = serde_json::to_vec(self)?;
+        let ordered = self.mode == Mode::Through && Sync::durable(directory, self.same_file_system) == Sync::Ordered;
+        if ordered && write_as_name(directory, b"state", &text)? {
+            return Ok(());
+        }
+        write(directory, b"state", &text).map(drop)
     }
 
     /// Writes it, replacing an older one in one step. A power cut may leave neither, so it is for a beginning, which nothing
     /// stands on yet.
     pub fn save(&self, directory: BorrowedFd<'_>) -> Result<()> {
         remove_if_there(directory, b"state.tmp")?;
-        self.write(directory, b"state.tmp")?;
+        write(directory, b"state.tmp", &serde_json::to_vec(self)?)?;
         Ok(fs::rename(directory, b"state.tmp", directory, b"state")?)
     }
 
     /// Puts the one that was written when the transaction began on the disk. Its name is there, and with [`Sync::Ordered`] the
     /// rest, when what is done next has been written down.
     pub fn sync(&self, directory: BorrowedFd<'_>, how: Sync) -> Result<()> {
+        if is_name(directory, b"state")? {
+            return Ok(());
+        }
         let file = fs::open_read(directory, b"state")?;
         match how {
             Sync::Never => Ok(()),
@@ -137,23 +146,15 @@ impl State {
     /// The same; on return it is on the disk.
     pub fn save_durably(&self, directory: BorrowedFd<'_>) -> Result<()> {
         remove_if_there(directory, b"state.tmp")?;
-        fs::fsync(self.write(directory, b"state.tmp")?.as_fd())?;
+        fs::fsync(write(directory, b"state.tmp", &serde_json::to_vec(self)?)?.as_fd())?;
         fs::rename(directory, b"state.tmp", directory, b"state")?;
         Ok(fs::fsync(directory)?)
     }
 
-    fn write(&self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<std::fs::File> {
-        let text = serde_json::to_vec(self)?;
-        let mut file = std::fs::File::from(fs::create(directory, name, 0o600)?);
-        file.write_all(&text)?;
-        Ok(file)
-    }
-
     /// Reads it back. One that is missing or torn belongs to a runner that died at once: an empty state, to be removed.
     pub fn load(directory: BorrowedFd<'_>) -> Result<State> {
-        let read =
-            fs::open_read(directory, b"state").ok().and_then(|f| std::io::read_to_string(std::fs::File::from(f)).ok());
-        let state = read.and_then(|text| serde_json::from_str::<State>(&text).ok()).unwrap_or_else(State::unknown);
+        let read = read_text(directory, b"state").ok().flatten();
+        let state = read.and_then(|text| serde_json::from_slice::<State>(&text).ok()).unwrap_or_else(State::unknown);
         if state.version == VERSION {
             return Ok(state);
         }
@@ -216,6 +217,42 @@ impl State {
             leaving: false,
         }
     }
+}
+
+/// Bytes of a link's target that every file system takes: a block without its end.
+const LONGEST_TARGET: usize = 4095;
+
+/// Writes a short text as the target of a link: a file system's journal has that in the order of the calls, as it has names, and
+/// what is in a file it has not. `false`: it is too long for that.
+pub fn write_as_name(directory: BorrowedFd<'_>, name: &[u8], text: &[u8]) -> Result<bool> {
+    if text.len() > LONGEST_TARGET {
+        return Ok(false);
+    }
+    fs::symlink(text, directory, name)?;
+    Ok(true)
+}
+
+fn is_name(directory: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
+    let stat = fs::stat(directory, name)?;
+    Ok(stat.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink))
+}
+
+/// A new file.
+pub fn write(directory: BorrowedFd<'_>, name: &[u8], text: &[u8]) -> Result<std::fs::File> {
+    let mut file = std::fs::File::from(fs::create(directory, name, 0o600)?);
+    file.write_all(text)?;
+    Ok(file)
+}
+
+/// What either of them wrote. None: there is nothing, or nothing that can be read after a power cut.
+pub fn read_text(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Vec<u8>>> {
+    if is_name(directory, name)? {
+        return Ok(Some(fs::readlink(directory, name)?));
+    }
+    let Ok(file) = fs::open_read(directory, name) else { return Ok(None) };
+    let mut text = Vec::new();
+    let read = std::fs::File::from(file).read_to_end(&mut text);
+    Ok(read.is_ok().then_some(text))
 }
 
 /// Removes a file that may be gone already.

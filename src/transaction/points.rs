@@ -8,13 +8,12 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Stat};
 use serde::{Deserialize, Serialize};
 
-use super::journal::remove_if_there;
+use super::journal::{read_text, remove_if_there, write, write_as_name};
 use crate::changes::marks::PROTECTED_FLAGS;
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Inside;
@@ -24,9 +23,6 @@ use crate::sys::volume;
 
 /// The names of the lists in the transaction, the newest first.
 pub const FILES: [&[u8]; 3] = [b"points.leaving", b"points.made", b"points"];
-
-/// Bytes of a link's target that every file system takes: a block without its end.
-const LONGEST_TARGET: usize = 4095;
 
 /// Sets the owner of an entry: the directory, the name, and what it is now.
 pub type Give<'a> = dyn Fn(BorrowedFd<'_>, &[u8], &Stat) -> Result<()> + 'a;
@@ -79,24 +75,35 @@ pub struct Points {
     made: Vec<Point>,
 }
 
-/// A directory in which one is made.
+/// A directory in which one is made. Its names are short: a list of some dozens fits where nothing has to wait for it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Parent {
+    #[serde(rename = "i")]
     inode: u64,
     /// Its time without them, which it has while the step runs, too.
+    #[serde(rename = "b")]
     before: Time,
-    /// Its time at the end.
-    after: Time,
+    /// Its time at the end; none: the same.
+    #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
+    after: Option<Time>,
     /// `i` and `a` flags that the step gave it.
+    #[serde(rename = "f", default, skip_serializing_if = "is_zero")]
     flags: u32,
+}
+
+fn is_zero(flags: &u32) -> bool {
+    *flags == 0
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Point {
+    #[serde(rename = "p")]
     path: Inside,
     /// The mode of a directory; none: a file.
+    #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
     directory: Option<u32>,
     /// 0: not known yet.
+    #[serde(rename = "i")]
     inode: u64,
 }
 
@@ -169,7 +176,8 @@ impl Points {
         if self.phase == Phase::Made {
             for (path, parent) in &mut self.parents {
                 let Some(directory) = open.get(path) else { continue };
-                parent.after = Times::of(&fs::fstat(directory.as_fd())?).mtime;
+                let time = Times::of(&fs::fstat(directory.as_fd())?).mtime;
+                parent.after = Some(time).filter(|time| *time != parent.before);
                 parent.flags = fs::flags(directory.as_fd())?.unwrap_or(0) & PROTECTED_FLAGS;
             }
             self.phase = Phase::Leaving;
@@ -194,7 +202,7 @@ impl Points {
     fn restore(&self, open: &BTreeMap<Inside, OwnedFd>) -> Result<()> {
         for (path, parent) in self.parents.iter().rev() {
             let Some(directory) = open.get(path) else { continue };
-            let mut time = parent.after;
+            let mut time = parent.after.unwrap_or(parent.before);
             for point in self.made.iter().filter(|point| point.path.parent() == *path) {
                 let Some((_, name)) = point.path.split() else { continue };
                 let stayed = fs::stat(directory.as_fd(), name)?.filter(|_| time == parent.before);
@@ -240,12 +248,10 @@ impl Points {
         }];
         remove_if_there(directory, name)?;
         let text = serde_json::to_vec(self)?;
-        // A target is in the journal as names are; what is in a file is not.
-        if sync == Sync::Ordered && text.len() <= LONGEST_TARGET {
-            return Ok(fs::symlink(&text, directory, name)?);
+        if sync == Sync::Ordered && write_as_name(directory, name, &text)? {
+            return Ok(());
         }
-        let mut file = std::fs::File::from(fs::create(directory, name, 0o600)?);
-        file.write_all(&text)?;
+        let file = write(directory, name, &text)?;
         match sync {
             Sync::Never => {}
             Sync::Ordered if self.phase != Phase::Making => fs::write_out(file.as_fd())?,
@@ -262,7 +268,7 @@ impl Points {
     /// The newest whole list in this directory; none: nothing was made.
     pub fn load(directory: BorrowedFd<'_>) -> Result<Option<Points>> {
         for name in FILES {
-            if let Some(text) = read(directory, name)?
+            if let Some(text) = read_text(directory, name)?
                 && let Ok(points) = serde_json::from_slice(&text)
             {
                 return Ok(Some(points));
@@ -270,17 +276,6 @@ impl Points {
         }
         Ok(None)
     }
-}
-
-/// What a power cut tore may not be readable.
-fn read(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Vec<u8>>> {
-    let Some(stat) = fs::stat(directory, name)? else { return Ok(None) };
-    if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
-        return Ok(Some(fs::readlink(directory, name)?));
-    }
-    let mut text = Vec::new();
-    let read = std::fs::File::from(fs::open_read(directory, name)?).read_to_end(&mut text);
-    Ok(read.is_ok().then_some(text))
 }
 
 /// Directories of the root, each opened once.
@@ -306,8 +301,7 @@ impl<'a> Open<'a> {
 impl Parent {
     fn of(directory: BorrowedFd<'_>) -> Result<Parent> {
         let stat = fs::fstat(directory)?;
-        let time = Times::of(&stat).mtime;
-        Ok(Parent { inode: stat.st_ino, before: time, after: time, flags: 0 })
+        Ok(Parent { inode: stat.st_ino, before: Times::of(&stat).mtime, after: None, flags: 0 })
     }
 }
 
