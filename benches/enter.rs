@@ -40,16 +40,31 @@ fn bwrap(root: &str, overrides: &[String], user: bool) -> Vec<String> {
     words.into_iter().map(str::to_owned).collect()
 }
 
-/// Binds of one file to every place where dropcloth lays one over, as the plan says.
+/// What dropcloth lays over, parents first, as the plan says: `true` for a file.
+fn laid_over(root: &str) -> Vec<(String, bool)> {
+    let words = [dropcloth(), "plan".into(), "--json".into(), "--mirror".into(), mirror(), root.to_owned()];
+    let plan = Command::new(&words[0]).args(&words[1..]).args(["--", "true"]).output().expect("a plan");
+    let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).expect("a plan in JSON");
+    let entries = plan["plan"]["scaffold"]["entries"].as_object().expect("entries");
+    let below = entries.iter().filter(|(path, _)| *path != "/");
+    below.map(|(path, entry)| (path.clone(), entry["kind"] == "file")).collect()
+}
+
+/// Binds of one file to every place where dropcloth lays one over.
 fn overrides(root: &str, directory: &Path) -> Vec<String> {
     let file = directory.join("override").display().to_string();
     std::fs::write(&file, "[global]\n").expect("a file");
-    let words = [dropcloth(), "plan".into(), "--mirror".into(), mirror(), root.to_owned(), "--".into(), "true".into()];
-    let plan = Command::new(&words[0]).args(&words[1..]).output().expect("a plan");
-    let plan = String::from_utf8(plan.stdout).expect("text");
-    let lines = plan.lines().skip_while(|l| *l != "laid over").skip(1).take_while(|l| l.starts_with("  /"));
-    let paths = lines.filter_map(|l| l.split_whitespace().next());
-    paths.flat_map(|path| ["--ro-bind".to_owned(), file.clone(), path.to_owned()]).collect()
+    let files = laid_over(root).into_iter().filter(|(_, file)| *file);
+    files.flat_map(|(path, _)| ["--ro-bind".to_owned(), file.clone(), path]).collect()
+}
+
+/// The least for an overlay with the same files.
+fn limit_with_overlay(limit: &str, root: &str, directory: &Path) -> Contender {
+    let line = |(path, file): (String, bool)| format!("{} {}\n", if file { "f" } else { "d" }, &path[1..]);
+    let list = directory.join("list");
+    std::fs::write(&list, laid_over(root).into_iter().map(line).collect::<String>()).expect("a list");
+    let [list, scratch] = [list, directory.join("scratch")].map(|path| path.display().to_string());
+    Contender::new("limit, the same files", &[limit, "-o", &scratch, &list, root, &mirror(), "/bin/true"])
 }
 
 fn run(mode: &str, root: &str, more: &[&str]) -> Vec<String> {
@@ -65,6 +80,7 @@ fn as_root(directory: &Path) -> Vec<Contender> {
     let mut all = Vec::new();
     if let Some(limit) = limit() {
         all.push(Contender::new("limit", &[&limit, &theirs, &mirror(), "/bin/true"]));
+        all.push(limit_with_overlay(&limit, &theirs, directory));
     }
     all.push(Contender::new("chroot", &["chroot", &theirs, "/bin/true"]));
     let unshare = ["unshare", "-m", "-p", "-f", "-i", "-u", "chroot", &theirs, "/bin/true"];
@@ -100,10 +116,10 @@ fn as_user(directory: &Path) -> Vec<Contender> {
     all.into_iter().map(|contender| contender.by(USER)).collect()
 }
 
-const BASES: [&str; 4] = ["limit", "chroot", "bwrap", "bwrap, the same files"];
+const BASES: [&str; 4] = ["limit", "limit, the same files", "bwrap", "bwrap, the same files"];
 
 fn bases(names: &[&'static str]) -> Vec<&'static str> {
-    names.iter().copied().filter(|name| *name != "limit" || limit().is_some()).collect()
+    names.iter().copied().filter(|name| !name.starts_with("limit") || limit().is_some()).collect()
 }
 
 fn enter(directory: &Path) {

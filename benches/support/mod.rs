@@ -88,14 +88,14 @@ pub fn in_turn(all: &mut [Contender], rounds: usize) {
 pub fn table(title: &str, all: &[Contender], bases: &[&str], (unit, factor): (&str, f64)) {
     let rounds = all.first().map_or(0, |c| c.times.len());
     print!("\n{title}, {rounds} rounds in turn\n{:<32}{:>10}{:>9}{:>9}", "", format!("median {unit}"), "p10", "p90");
-    bases.iter().for_each(|base| print!("{:>18}", format!("/ {base}")));
+    bases.iter().for_each(|base| print!("{:>25}", format!("/ {base}")));
     println!();
     for contender in all {
         let of = |part: f64| contender.quantile(part) * factor;
         print!("{:<32}{:>10.2}{:>9.2}{:>9.2}", contender.name, of(0.5), of(0.1), of(0.9));
         for base in bases {
             let base = all.iter().find(|c| c.name == *base).expect("a base is a contender");
-            print!("{:>18.2}", contender.quantile(0.5) / base.quantile(0.5));
+            print!("{:>25.2}", contender.quantile(0.5) / base.quantile(0.5));
         }
         println!();
     }
