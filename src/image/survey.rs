@@ -154,7 +154,9 @@ pub struct Foreign {
 }
 
 /// No more directories than these are looked into: the start of a step must not depend on the size of its image.
-const LOOKED_INTO: usize = 64;
+const LOOKED_INTO: usize = 24;
+/// Entries of each that are no directories: what a package or a program of root's left has a directory of root's near it.
+const OTHERS_LOOKED_AT: usize = 8;
 /// More are not told.
 const FOREIGN_SHOWN: usize = 5;
 
@@ -168,7 +170,12 @@ fn foreign(image: &Image, maps: Option<&Maps>) -> Result<Vec<Foreign>> {
     for _ in 0..LOOKED_INTO {
         let Some(path) = next.pop_front() else { break };
         let Ok(directory) = fs::open_dir_below(image.directory(), path.bytes()) else { continue };
+        let mut others = 0;
         for entry in fs::entries(directory.as_fd())? {
+            others += usize::from(entry.kind != FileType::Directory);
+            if entry.kind != FileType::Directory && others > OTHERS_LOOKED_AT {
+                continue;
+            }
             let Some(stat) = fs::stat(directory.as_fd(), &entry.name)? else { continue };
             let here = path.join(&entry.name);
             // The overflow ids: those without a place, or somebody's by right.
