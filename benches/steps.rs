@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use support::{Contender, copy, dropcloth, field, mirror, project, table};
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 /// Milliseconds: a sync of a virtual disk may take a fifth of one, of a disk that loses nothing with the power one to ten.
 const LONGER_SYNCS: [u32; 2] = [1, 4];
 const WHEELS: usize = 20;
