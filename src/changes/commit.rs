@@ -66,8 +66,8 @@ pub fn write_ahead(transaction: &Transaction, image: &Image) -> Result<()> {
     let upper = written(transaction)?;
     // To another file system it is copied.
     if fs::fstat(upper.as_fd())?.st_dev == image.identity().device {
-        // Its errors are told by the sync that counts.
-        std::thread::spawn(move || drop(fs::syncfs(upper.as_fd())));
+        // Its errors are told by the sync that counts, and without a thread that has more to do.
+        let _ = std::thread::Builder::new().spawn(move || drop(fs::syncfs(upper.as_fd())));
     }
     Ok(())
 }

@@ -118,15 +118,20 @@ pub fn scan(upper: BorrowedFd<'_>, changes: &Changes, policy: &Policy, needles: 
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let Some(pattern) = Pattern::new(needles)? else { return Ok(Vec::new()) };
+    let Some(pattern) = &Pattern::new(needles)? else { return Ok(Vec::new()) };
     let threads = (wanted.len() / FILES_PER_THREAD).clamp(1, THREADS);
     let mut parts = wanted.chunks(wanted.len().div_ceil(threads));
     let own = parts.next().unwrap_or_default();
     std::thread::scope(|scope| {
-        let others: Vec<_> = parts.map(|part| scope.spawn(|| pattern.search(upper, part))).collect();
+        let start = |part| (part, std::thread::Builder::new().spawn_scoped(scope, move || pattern.search(upper, part)));
+        let others: Vec<_> = parts.map(start).collect();
         let mut found = pattern.search(upper, own)?;
-        for other in others {
-            found.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        for (part, other) in others {
+            found.extend(match other {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
+                // As many processes as the user may have (setrlimit(2), RLIMIT_NPROC).
+                Err(_) => pattern.search(upper, part)?,
+            });
         }
         Ok(found)
     })
