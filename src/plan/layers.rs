@@ -124,14 +124,7 @@ pub fn lay(
     notes: &mut Vec<String>,
 ) {
     if let Some(python) = python {
-        for file in overrides::files(&python.indexes, &super::homes(&survey.account), super::others(&survey.pythons)) {
-            if file.only_where_present && survey.places.get(&file.path).is_none_or(|place| place.entry.is_none()) {
-                continue;
-            }
-            let mut entry = text(file.text, file.what);
-            own(&mut entry, survey, &file.path);
-            put(scaffold, survey, &file.path, entry, &mut |why| notes.push(why));
-        }
+        lay_configuration(scaffold, survey, python, notes);
     }
     let resolver = match ways.network {
         Network::Host => host.resolv_conf.as_deref(),
@@ -163,6 +156,23 @@ pub fn lay(
             put(scaffold, survey, path, entry, &mut |why| notes.push(why));
         }
     }
+    lay_files(scaffold, settings, survey, faults);
+}
+
+/// The configuration of pip, distutils, uv and pdm.
+fn lay_configuration(scaffold: &mut Scaffold, survey: &Survey, python: &Python, notes: &mut Vec<String>) {
+    for file in overrides::files(&python.indexes, &super::homes(&survey.account), super::others(&survey.pythons)) {
+        if file.only_where_present && survey.places.get(&file.path).is_none_or(|place| place.entry.is_none()) {
+            continue;
+        }
+        let mut entry = text(file.text, file.what);
+        own(&mut entry, survey, &file.path);
+        put(scaffold, survey, &file.path, entry, &mut |why| notes.push(why));
+    }
+}
+
+/// The files of `--lay`.
+fn lay_files(scaffold: &mut Scaffold, settings: &Settings, survey: &Survey, faults: &mut Refusals) {
     for lay in &settings.lay.value {
         let place = survey.places.get(&lay.path);
         let (mode, owner) =
