@@ -10,12 +10,13 @@ use std::sync::Arc;
 use pep508_rs::MarkerEnvironment;
 
 use super::compare::{Candidate, Indexes};
-use super::probe::{self, Facts, Wish};
+use super::probe::{self, Facts};
 use crate::error::Result;
 use crate::mirror::relay::Seen;
 use crate::mirror::source::Source;
 use crate::mirror::{artifact, parallel};
 use crate::pypi::distribution::{self, normalized};
+use crate::pypi::requirement::{self, Wish};
 use crate::pypi::simple_page::FileLink;
 use crate::pypi::upload_time;
 
@@ -98,7 +99,7 @@ type Chosen = (Wish, usize, Candidate);
 impl Walk<'_> {
     /// A requirement that counts, with its versions kept.
     fn wish(&mut self, text: &str, extras: &[pep508_rs::ExtraName]) -> Option<Wish> {
-        let wish = probe::wish(text).filter(|wish| probe::applies(wish, &self.markers, extras))?;
+        let wish = requirement::wish(text).filter(|wish| probe::applies(wish, &self.markers, extras))?;
         let limits = self.limits.entry(normalized(wish.name.as_ref())).or_default();
         limits.extend(probe::versions(&wish).iter().cloned());
         Some(wish)

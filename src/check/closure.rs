@@ -7,10 +7,11 @@ use pep508_rs::{ExtraName, MarkerEnvironment};
 
 use super::Missing;
 use super::compare::Indexes;
-use super::probe::{self, Facts, Wish};
+use super::probe::{self, Facts};
 use crate::error::Result;
 use crate::mirror::source::Described;
 use crate::pypi::distribution::normalized;
+use crate::pypi::requirement::{self, Wish};
 
 /// More distributions than these are no closure of a step, but an index that never ends.
 const MOST: usize = 5000;
@@ -25,7 +26,7 @@ struct Need {
 /// no index has. Requirements of build systems are walked too.
 pub fn missing(facts: &Facts, requirements: &[String], indexes: &mut Indexes) -> Result<Vec<Missing>> {
     let markers = facts.markers()?;
-    let wishes = requirements.iter().filter_map(|text| probe::wish(text));
+    let wishes = requirements.iter().filter_map(|text| requirement::wish(text));
     let wishes = wishes.filter(|wish| probe::applies(wish, &markers, &[]));
     let mut next: VecDeque<Need> = wishes.map(|wish| Need { wish, by: Vec::new(), build: false }).collect();
     let (mut seen, mut missing) = (BTreeSet::new(), BTreeSet::new());
@@ -65,7 +66,7 @@ fn follow(need: &Need, file: &str, described: &Described, markers: &MarkerEnviro
     by.push(file.to_owned());
     let extras: Vec<ExtraName> = need.wish.extras.clone();
     let of = |text: &String, build: bool| {
-        let wish = probe::wish(text)?;
+        let wish = requirement::wish(text)?;
         // A dependency of an extra counts when the extra was asked for.
         let counts = probe::applies(&wish, markers, if build { &[] } else { &extras });
         counts.then(|| Need { wish, by: by.clone(), build: build || need.build })

@@ -9,6 +9,7 @@ use super::{Offer, Row};
 use crate::error::Result;
 use crate::mirror::source::Source;
 use crate::pypi::distribution::{self, Distribution, Kind, normalized};
+use crate::pypi::requirement;
 use crate::pypi::simple_page::FileLink;
 
 /// A file that fits this Python.
@@ -145,7 +146,7 @@ pub fn asked(facts: &Facts, requirements: &[String]) -> Result<BTreeMap<String, 
     let markers = facts.markers()?;
     let mut asked: BTreeMap<String, Vec<VersionSpecifiers>> = BTreeMap::new();
     let dependencies = facts.items.iter().flat_map(|item| &item.requires);
-    for wish in requirements.iter().chain(dependencies).filter_map(|text| probe::wish(text)) {
+    for wish in requirements.iter().chain(dependencies).filter_map(|text| requirement::wish(text)) {
         if probe::applies(&wish, &markers, &[]) {
             asked.entry(normalized(wish.name.as_ref())).or_default().push(probe::versions(&wish));
         }
@@ -197,7 +198,7 @@ pub fn rows(facts: &Facts, requirements: &[String], indexes: &mut Indexes) -> Re
 /// What an old pip downloaded.
 fn of_files(files: &[String], requirements: &[String]) -> Vec<Item> {
     let named: Vec<String> =
-        requirements.iter().filter_map(|text| probe::wish(text)).map(|w| normalized(w.name.as_ref())).collect();
+        requirements.iter().filter_map(|text| requirement::wish(text)).map(|w| normalized(w.name.as_ref())).collect();
     let item = |file: &String| {
         let found = distribution::parse(file, None)?;
         Some(Item {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use pep440_rs::{Version, VersionSpecifiers};
-use pep508_rs::{ExtraName, MarkerEnvironment, MarkerEnvironmentBuilder, Requirement, VersionOrUrl};
+use pep508_rs::{ExtraName, MarkerEnvironment, MarkerEnvironmentBuilder, VersionOrUrl};
 use serde::Deserialize;
-use url::Url;
 
 use crate::error::{Doing, Fault, Result, refuse};
+use crate::pypi::requirement::Wish;
 
 /// The program that runs in the image.
 pub const PROGRAM: &str = include_str!("probe.py");
@@ -71,9 +71,6 @@ pub struct Uv {
     pub said: String,
 }
 
-/// A requirement whose URL, if any, is not looked at.
-pub type Wish = Requirement<Url>;
-
 impl Facts {
     /// Reads the probe's output.
     pub fn read(output: &[u8]) -> Result<Facts> {
@@ -127,11 +124,6 @@ impl Facts {
         }
         picks
     }
-}
-
-/// Reads a requirement; `None` for what is none.
-pub fn wish(text: &str) -> Option<Wish> {
-    text.parse().ok()
 }
 
 /// The versions that it allows; all, where it names none or a URL.

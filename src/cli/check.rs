@@ -11,8 +11,8 @@ use crate::check::probe::{self, Facts};
 use crate::check::{Report, closure, locked, text};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::mirror::source::Source;
-use crate::pypi::lock;
 use crate::pypi::requirements::{self, Escape, What};
+use crate::pypi::{lock, requirement};
 use crate::sys::process::Ended;
 
 /// Includes deeper than this go round in a circle.
@@ -154,7 +154,7 @@ impl Wish {
         self.escapes.extend(requirements::escapes(file, lines, known, strict));
         for line in lines {
             match &line.what {
-                What::Named(text) if probe::wish(text).is_some() => self.requirements.push(text.clone()),
+                What::Named(text) if requirement::wish(text).is_some() => self.requirements.push(text.clone()),
                 What::Named(text) => self.notes.push(format!("{file}:{}: {text:?} is no requirement", line.number)),
                 What::Url(url) if !requirements::is_remote(url) => {
                     self.notes.push(format!("{file}:{}: {url} is a path, and was not checked", line.number));

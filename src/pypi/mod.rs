@@ -11,6 +11,7 @@ pub mod overrides;
 pub mod pdm_toml;
 pub mod pip_conf;
 pub mod pydistutils;
+pub mod requirement;
 pub mod requirements;
 pub mod simple_page;
 pub mod upload_time;

@@ -19,7 +19,7 @@ use crate::mirror::build::request::Request;
 use crate::mirror::build::{self, Build, Built, MIRROR_MOUNT, WORK, WORK_MOUNT};
 use crate::mirror::relay::{Relay, record};
 use crate::mirror::synthesise::{self, Pages};
-use crate::pypi::upload_time;
+use crate::pypi::{requirement, upload_time};
 use crate::sandbox::relay::{self, Running};
 use crate::settings::Flags;
 use crate::sys::fs;
@@ -93,7 +93,7 @@ fn from_requirements(cli: &Cli, arguments: &BuildArguments, root: &Path, into: &
     }
     request.notes.iter().for_each(|note| say(&format!("note: {note}")));
     let markers = facts.markers()?;
-    let applies = |text: &str| probe::wish(text).is_some_and(|wish| probe::applies(&wish, &markers, &[]));
+    let applies = |text: &str| requirement::wish(text).is_some_and(|wish| probe::applies(&wish, &markers, &[]));
     runs.go_ahead(&into, &facts, &request, until)?;
     let mut build = Build::begin(into.clone(), request, arguments.add, prune(arguments))?;
     if runs.view.is_some() {

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use pep440_rs::{Version, VersionSpecifiers};
-use pep508_rs::{Requirement, VersionOrUrl};
-use url::Url;
+use pep508_rs::VersionOrUrl;
 
 use super::inspect::{self, Inspected};
 use super::{Finding, Installer, Kind};
 use crate::pypi::distribution::{self, normalized};
+use crate::pypi::requirement;
 use crate::pypi::requirements::{Line, What};
 
 /// More are no closure of a step.
@@ -30,7 +30,7 @@ pub fn check(lines: &[Line], inspected: &BTreeMap<String, Inspected>, faults: &m
     let mut next: VecDeque<(String, Option<String>)> = named.map(|text| (text, None)).collect();
     let mut seen = BTreeSet::new();
     while let Some((text, by)) = next.pop_front() {
-        let Ok(wish) = text.parse::<Requirement<Url>>() else { continue };
+        let Some(wish) = requirement::wish(&text) else { continue };
         if !wish.marker.is_true() || seen.len() >= MOST || !seen.insert(text.clone()) {
             continue;
         }
