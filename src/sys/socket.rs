@@ -5,13 +5,11 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv, recvmsg, sendmsg,
+    socketpair,
 };
 
 use super::error::{Called, SysResult};
-
-/// The largest message.
-const LIMIT: usize = 1 << 16;
 
 /// A connected pair.
 pub fn pair() -> SysResult<(OwnedFd, OwnedFd)> {
@@ -29,9 +27,20 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptor: Option<BorrowedFd<
         .map(drop)
 }
 
+/// How long the next message is; 0 when the peer is gone. A buffer for the longest would cost a page fault for each page of it.
+fn length_of_next(socket: BorrowedFd<'_>) -> SysResult<usize> {
+    loop {
+        match recv(socket.as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
+            Err(Errno::EINTR) => {}
+            Err(Errno::ECONNRESET) => return Ok(0),
+            other => return other.called(|| "recv(MSG_PEEK|MSG_TRUNC)"),
+        }
+    }
+}
+
 /// Receives one message; empty when the peer is gone.
 pub fn receive(socket: BorrowedFd<'_>) -> SysResult<(Vec<u8>, Option<OwnedFd>)> {
-    let mut bytes = vec![0_u8; LIMIT];
+    let mut bytes = vec![0_u8; length_of_next(socket)?];
     let mut space = nix::cmsg_space!(RawFd);
     let (length, descriptor) = {
         let mut buffers = [IoSliceMut::new(&mut bytes)];
