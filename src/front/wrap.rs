@@ -10,7 +10,7 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -25,6 +25,9 @@ use crate::sys::{SysResult, tty};
 pub const FLAGS: &str = "/var/lib/dropcloth/wrap/flags.json";
 /// Where frameworks find chroot(8).
 const CHROOTS: [&str; 4] = ["/usr/sbin/chroot", "/usr/bin/chroot", "/sbin/chroot", "/bin/chroot"];
+
+/// File systems stamp their files by a clock that is behind by up to one of these, at 100 a second.
+const TICK: Duration = Duration::from_millis(10);
 
 /// What is wrapped.
 pub struct Wrapped {
@@ -97,7 +100,7 @@ fn read_end(result: &OwnedFd) -> Result<Ended> {
 
 /// Keeps the namespaces and clears up after them. Never returns.
 fn keeper(wrapped: &Wrapped, alive: &OwnedFd, report: &OwnedFd) -> ! {
-    let started = SystemTime::now();
+    let started = SystemTime::now() - TICK;
     let before = loops::attached();
     let result = keep(wrapped, alive, report);
     for device in loops::left(&before, started) {
