@@ -1,5 +1,7 @@
 //! What kind of mirror a directory is, seen with a few looks.
 
+use std::collections::BTreeSet;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -49,7 +51,7 @@ pub fn look(directory: &Path) -> Option<Layout> {
     // A link to a directory is one too.
     let handle = handle.or_else(|| std::fs::File::open(directory).ok().map(OwnedFd::from))?;
     let at = handle.as_fd();
-    let (mut files, mut links_page, mut folders) = (false, false, Vec::new());
+    let (mut files, mut links_page, mut root_page, mut folders) = (false, false, false, Vec::new());
     for entry in fs::entries(at).ok()? {
         let Ok(name) = String::from_utf8(entry.name) else { continue };
         if name.starts_with('.') {
@@ -59,6 +61,8 @@ pub fn look(directory: &Path) -> Option<Layout> {
             folders.push(name);
         } else if name == LINKS_PAGE {
             links_page = is(at, &name, entry.kind, FileType::RegularFile);
+        } else if name == ROOT_PAGE {
+            root_page = true;
         } else {
             files |= distribution::parse(&name, None).is_some();
         }
@@ -69,8 +73,16 @@ pub fn look(directory: &Path) -> Option<Layout> {
     }
     let has_page = |name: &str| is(at, &format!("{name}/index.html"), FileType::Unknown, FileType::RegularFile);
     let mut missing_pages = files;
+    let page = if root_page { root_page_of(at) } else { String::new() };
+    let mut listed: BTreeSet<&str> = listed_projects(&page).collect();
+    if !sample(&listed).all(has_page) {
+        listed.clear();
+    }
     folders.retain(|name| {
         let normal = distribution::normalized(name);
+        if normal == *name && listed.contains(&name[..]) {
+            return true;
+        }
         let own = has_page(name);
         let counts = own || holds_files(&directory.join(name));
         missing_pages |= counts && if normal == *name { !own } else { !has_page(&normal) };
@@ -82,6 +94,32 @@ pub fn look(directory: &Path) -> Option<Layout> {
         (false, true) => Arrangement::Empty,
     };
     Some(Layout { arrangement, links_page, missing_pages })
+}
+
+/// The page of all projects, PEP 503.
+const ROOT_PAGE: &str = "index.html";
+/// A longer one is not read: of a million projects it has 60 MB.
+const LONGEST_ROOT_PAGE: u64 = 1 << 26;
+
+fn root_page_of(directory: BorrowedFd<'_>) -> String {
+    let read = || {
+        let mut page = std::fs::File::from(fs::open_read(directory, ROOT_PAGE.as_bytes()).ok()?);
+        let found = page.metadata().ok().filter(|found| found.is_file() && found.len() <= LONGEST_ROOT_PAGE)?;
+        let mut text = String::with_capacity(usize::try_from(found.len()).ok()? + 1);
+        page.read_to_string(&mut text).ok().map(|_| text)
+    };
+    read().unwrap_or_default()
+}
+
+/// The projects that the page of all projects links to. Whoever wrote that wrote a page for each: looking for them would cost a
+/// run on a mirror of thousands as many calls.
+fn listed_projects(page: &str) -> impl Iterator<Item = &str> {
+    page.split("href=\"").skip(1).filter_map(|link| link.split('"').next()?.strip_suffix('/'))
+}
+
+/// Some of them, for one that was written by somebody else.
+fn sample<'a>(listed: &BTreeSet<&'a str>) -> impl Iterator<Item = &'a str> {
+    [listed.first(), listed.iter().nth(listed.len() / 2), listed.last()].into_iter().flatten().copied()
 }
 
 /// Whether an entry, or what it links to, is of that kind; `listed` is what the directory says.
@@ -117,6 +155,27 @@ mod tests {
             std::fs::write(path, "").unwrap();
         }
         look(directory.path()).unwrap()
+    }
+
+    #[test]
+    fn folders_that_the_page_of_all_projects_does_not_name_are_looked_into() {
+        let pages = ["a", "b", "c"].map(|name| (format!("{name}/index.html"), String::new()));
+        let look_at = |root: &str, more: &str| {
+            let directory = tempfile::tempdir().unwrap();
+            let root = ("index.html".to_owned(), root.to_owned());
+            let more = (more.to_owned(), String::new());
+            for (path, text) in pages.iter().chain([&root, &more]) {
+                let path = directory.path().join(path);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, text).unwrap();
+            }
+            look(directory.path()).unwrap().missing_pages
+        };
+        let listed = r#"<a href="a/">a</a><a href="b/">b</a><a href="c/">c</a>"#;
+        assert!(!look_at(listed, "links.html"));
+        assert!(look_at(listed, "d/d-1.tar.gz"));
+        assert!(look_at(&format!(r#"{listed}<a href="d/">d</a>"#), "d/d-1.tar.gz"), "a page that is not there");
+        assert!(look_at(r#"<a href="D/">D</a>"#, "D/index.html"), "no normal name");
     }
 
     #[test]
