@@ -70,10 +70,15 @@ fn all(homes: &[PathBuf], others: Others<'_>) -> Vec<(PathBuf, Kind, bool)> {
     let always = always.chain(OWN.iter().map(|(name, kind)| (Path::new(OWN_DIRECTORY).join(name), *kind)));
     let rest = others.homes.iter().filter(|home| !homes.contains(home)).flat_map(below);
     let rest = rest.chain(others.prefixes.iter().map(|prefix| (prefix.join("pip.conf"), Kind::Pip)));
-    let mut seen = std::collections::BTreeSet::new();
     let always = always.map(|(path, kind)| (path, kind, false));
-    let all = always.chain(rest.map(|(path, kind)| (path, kind, true)));
-    all.filter(|(path, ..)| seen.insert(path.clone())).collect()
+    let mut all: Vec<(PathBuf, Kind, bool)> = Vec::new();
+    for one in always.chain(rest.map(|(path, kind)| (path, kind, true))) {
+        // By their bytes: paths are compared component by component, which takes much longer.
+        if all.iter().all(|(path, ..)| path.as_os_str() != one.0.as_os_str()) {
+            all.push(one);
+        }
+    }
+    all
 }
 
 /// The paths alone.
