@@ -1,5 +1,6 @@
 //! What several verbs begin with: settings, host, image.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use crate::error::{Doing, Fault, Result, refuse};
 use crate::host::Host;
 use crate::host::caller::Caller;
 use crate::image::Image;
+use crate::image::inside::Directories;
 use crate::image::survey::Survey;
 use crate::mirror::layout::{self, Arrangement};
 use crate::mirror::relay::Relay;
@@ -30,6 +32,8 @@ pub struct Prepared {
     pub host: Host,
     /// The image, open.
     pub image: Image,
+    /// Its directories that the survey went through, until the sandbox takes them.
+    pub directories: Cell<Directories>,
     /// What will be done.
     pub plan: Plan,
     /// What the step gets from this machine, once it is read.
@@ -96,14 +100,16 @@ fn prepare_with(
     let host = Host::look(&settings, &cwd, environment);
     let user = settings.user.value.clone();
     let hints = plan::hints(&settings, command);
-    let survey = Survey::take(&image, host.caller.maps.as_ref(), user.as_deref(), &hints, |account, pythons| {
-        plan::wanted(&settings, account, pythons)
-    })?;
+    let (survey, directories) =
+        Survey::take(&image, host.caller.maps.as_ref(), user.as_deref(), &hints, |account, pythons| {
+            plan::wanted(&settings, account, pythons)
+        })?;
     let plan = plan::build(&settings, &host, &survey, command)?;
     Ok(Prepared {
         settings,
         host,
         image,
+        directories: Cell::new(directories),
         plan,
         inputs: Inputs::default(),
         caches: Vec::new(),
@@ -203,6 +209,13 @@ impl Prepared {
         Ok(())
     }
 
+    /// Ends what runs beside the step. The memory is not given back piece by piece: the process ends, and each page that is
+    /// touched since the sandbox was made is copied first.
+    pub fn end(mut self) {
+        drop((self.server.1.take(), self.relay.1.take(), std::mem::take(&mut self.caches)));
+        std::mem::forget(self);
+    }
+
     /// What of them must not be found in the image.
     pub fn secret_needles(&self) -> Vec<Needle> {
         self.inputs.secrets.iter().filter_map(|s| Needle::new(format!("the secret {}", s.id), &s.contents)).collect()
@@ -222,7 +235,8 @@ pub fn progress(text: &str) {
 /// A line of dropcloth's own. A standard error that is closed is no reason to fail.
 pub fn say(text: &str) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "dropcloth: {text}");
+    // Standard error has no buffer: as one text it is one call.
+    let _ = std::io::stderr().write_all(format!("dropcloth: {text}\n").as_bytes());
 }
 
 /// dropcloth's own directory of this user.

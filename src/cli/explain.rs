@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::args::Cli;
 use super::common::{self, Prepared};
 use crate::error::Result;
+use crate::image::inside::Resolver;
 use crate::image::pythons::{self, Pythons};
 use crate::image::{Image, Inside};
 use crate::plan::{Content, Entry, Plan};
@@ -38,7 +39,8 @@ struct Explained {
 pub fn explain(cli: &Cli, flags: &Flags, root: &Path, tools: &[String], json: bool) -> Result<u8> {
     crate::sys::signal::default_sigpipe();
     let prepared = common::prepare_in(cli, flags, root, &[])?;
-    let pythons = pythons::find(&prepared.image, &[])?;
+    let image = &prepared.image;
+    let pythons = pythons::find(image, &mut Resolver::new(image), &image.passwd()?, &[])?;
     let wanted = Tool::ALL.into_iter().filter(|tool| tools.is_empty() || tools.iter().any(|t| t == tool.name()));
     let mut all = Vec::new();
     for tool in wanted {

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::Image;
+use super::inside::Resolver;
+use super::{Image, Inside};
 use crate::error::{Fault, Result, refuse};
 
 /// Who the step runs as.
@@ -49,7 +50,16 @@ pub struct Group {
 impl Image {
     /// Looks up `USER[:GROUP]` (names or numbers) in the image; no user: root.
     pub fn account(&self, user: Option<&str>) -> Result<Account> {
-        let passwd = text(self.read_small("etc/passwd", LIMIT)?);
+        self.account_in(&self.passwd()?, user)
+    }
+
+    /// The text of its passwd(5).
+    pub fn passwd(&self) -> Result<String> {
+        Ok(text(self.read_small("etc/passwd", LIMIT)?))
+    }
+
+    /// The same in this text.
+    pub fn account_in(&self, passwd: &str, user: Option<&str>) -> Result<Account> {
         let asked = user.unwrap_or("0");
         let (user, group) = match asked.split_once(':') {
             Some((user, group)) => (if user.is_empty() { "0" } else { user }, Some(group)),
@@ -93,7 +103,7 @@ impl Image {
 impl Image {
     /// All users of the image's passwd(5).
     pub fn users(&self) -> Result<Vec<User>> {
-        Ok(text(self.read_small("etc/passwd", LIMIT)?).lines().filter_map(parse_user).collect())
+        Ok(self.passwd()?.lines().filter_map(parse_user).collect())
     }
 
     /// All groups of the image's group(5).
@@ -108,9 +118,8 @@ impl Image {
     }
 }
 
-/// The home directories in passwd(5), each once, but for those that many system users share.
-pub fn homes(image: &Image) -> Result<Vec<PathBuf>> {
-    let passwd = text(image.read_small("etc/passwd", LIMIT)?);
+/// The home directories in this text of passwd(5) that are there, each once, but for those that many system users share.
+pub fn homes(resolver: &mut Resolver<'_>, passwd: &str) -> Result<Vec<PathBuf>> {
     let mut homes: Vec<PathBuf> = Vec::new();
     for home in passwd.lines().filter_map(parse_user).map(|e| PathBuf::from(e.home)) {
         let shared =
@@ -120,8 +129,15 @@ pub fn homes(image: &Image) -> Result<Vec<PathBuf>> {
         }
     }
     // Most accounts of a system have none.
-    homes.retain(|home| home.to_str().is_some_and(|home| image.has(home)));
-    Ok(homes)
+    let mut found = Vec::with_capacity(homes.len());
+    for home in homes {
+        if let Some(inside) = Inside::lexical(&home)
+            && resolver.resolve(&inside)?.entry.is_some()
+        {
+            found.push(home);
+        }
+    }
+    Ok(found)
 }
 
 fn text(bytes: Option<Vec<u8>>) -> String {

@@ -4,13 +4,15 @@
 //! out is a path without links, and how much of it is there. openat2(2) alone could not tell the second.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
 
 use super::{Image, Inside};
 use crate::error::{Doing, Result};
+use crate::sys::error::Called;
 use crate::sys::fs;
 
 /// As many links as the kernel follows, path_resolution(7).
@@ -65,12 +67,36 @@ pub struct Resolver<'a> {
 }
 
 /// Directories by path; none: there is nothing.
-type Known = BTreeMap<Inside, Option<Rc<OwnedFd>>>;
+type Known = BTreeMap<Inside, Option<Rc<Opened>>>;
+
+/// A directory.
+#[derive(Debug)]
+struct Opened {
+    handle: OwnedFd,
+    /// Its attributes can be read by the handle; one that this user may only search is O_PATH.
+    readable: bool,
+}
+
+/// Directories of an image that are open for reading, by path.
+#[derive(Debug, Default)]
+pub struct Directories(BTreeMap<Inside, Rc<Opened>>);
+
+impl Directories {
+    /// The directory at `path`, if it is one of them.
+    pub fn get(&self, path: &Inside) -> Option<BorrowedFd<'_>> {
+        self.0.get(path).filter(|directory| directory.readable).map(|directory| directory.handle.as_fd())
+    }
+}
 
 impl<'a> Resolver<'a> {
     /// One that knows no directory yet.
     pub fn new(image: &'a Image) -> Resolver<'a> {
         Resolver { image, known: BTreeMap::new() }
+    }
+
+    /// The directories that were gone through.
+    pub fn into_directories(self) -> Directories {
+        Directories(self.known.into_iter().filter_map(|(path, directory)| Some((path, directory?))).collect())
     }
 
     /// Resolves `path`, following a link at its end as well.
@@ -79,37 +105,48 @@ impl<'a> Resolver<'a> {
     }
 
     fn walk(&mut self, path: &Inside) -> Result<Place> {
-        let mut todo: Vec<Vec<u8>> = path.components().map(<[u8]>::to_vec).collect();
-        todo.reverse();
-        let mut walk = Walk { image: self.image, known: &mut self.known, stack: Vec::new(), todo, links: 0 };
-        while let Some(name) = walk.todo.pop() {
-            match walk.step(name)? {
-                Step::Down => {}
-                Step::Missing(name) => return Ok(walk.finish(Some(name), None, None)),
-                Step::End(name, stat) => return Ok(walk.finish(Some(name), Some(stat), None)),
-                Step::Obstacle(why) => return Ok(walk.finish(None, None, Some(why))),
+        let mut walk = Walk {
+            image: self.image,
+            known: &mut self.known,
+            path: Vec::with_capacity(2 * path.bytes().len()),
+            stack: Vec::new(),
+            todo: path.bytes().to_vec(),
+            next: 0,
+            links: 0,
+        };
+        while let Some((start, end)) = walk.next_component() {
+            match walk.step(start, end)? {
+                Step::On => {}
+                Step::Missing => return Ok(walk.finish(None, None)),
+                Step::End(stat) => return Ok(walk.finish(Some(stat), None)),
+                Step::Obstacle(why) => return Ok(walk.finish(None, Some(why))),
             }
         }
-        let at = walk.stack.last().map_or(walk.image.directory(), |(_, fd)| fd.as_fd());
-        let stat = fs::fstat(at)?;
-        Ok(walk.finish(None, Some(stat), None))
+        let stat = fs::fstat(walk.at())?;
+        Ok(walk.finish(Some(stat), None))
     }
 }
 
 struct Walk<'a> {
     image: &'a Image,
     known: &'a mut Known,
-    /// Directories from the root down to where the walk stands; the root itself is not in it.
-    stack: Vec<(Vec<u8>, Rc<OwnedFd>)>,
-    /// Components still to do, last first.
-    todo: Vec<Vec<u8>>,
+    /// Where the walk stands: names without links.
+    path: Vec<u8>,
+    /// The directories on that path, each with the length of the path above it; the root itself is not in it.
+    stack: Vec<(usize, Rc<Opened>)>,
+    /// What is still to do, from `next` on.
+    todo: Vec<u8>,
+    next: usize,
     links: usize,
 }
 
 enum Step {
-    Down,
-    Missing(Vec<u8>),
-    End(Vec<u8>, Stat),
+    /// Into a directory, back, or along a link.
+    On,
+    /// The last name of the path is not there.
+    Missing,
+    /// The last name of the path is the end.
+    End(Stat),
     Obstacle(String),
 }
 
@@ -123,12 +160,9 @@ impl Image {
     pub fn read_small(&self, path: &str, limit: usize) -> Result<Option<Vec<u8>>> {
         use std::io::Read;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = match fs::openat2(self.directory(), path.as_bytes(), flags, ResolveFlags::IN_ROOT) {
-            Ok(file) => file,
-            Err(error) if [libc::ENOENT, libc::ENOTDIR, libc::ELOOP, libc::ENXIO].contains(&error.errno) => {
-                return Ok(None);
-            }
-            Err(error) => return Err(error.into()),
+        let file = match fs::try_openat2(self.directory(), path.as_bytes(), flags, ResolveFlags::IN_ROOT) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => return Ok(None),
+            other => other.called(|| format!("openat2({path:?}, RESOLVE_IN_ROOT)"))?,
         };
         let stat = fs::fstat(file.as_fd())?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -144,85 +178,149 @@ impl Image {
     /// Whether something is there, resolved in the image.
     pub fn has(&self, path: &str) -> bool {
         let flags = OFlags::PATH;
-        fs::openat2(self.directory(), path.as_bytes(), flags, ResolveFlags::IN_ROOT).is_ok()
+        fs::try_openat2(self.directory(), path.as_bytes(), flags, ResolveFlags::IN_ROOT).is_ok()
+    }
+}
+
+fn open_directory(at: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Opened> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(at, name, flags | OFlags::RDONLY, Mode::empty()) {
+        Err(Errno::ACCESS) => {
+            let handle = rustix::fs::openat(at, name, flags | OFlags::PATH, Mode::empty())?;
+            Ok(Opened { handle, readable: false })
+        }
+        other => Ok(Opened { handle: other?, readable: true }),
     }
 }
 
 impl Walk<'_> {
-    fn step(&mut self, name: Vec<u8>) -> Result<Step> {
-        if name == b".." {
-            // Above the root is the root, as in a chroot.
-            self.stack.pop();
-            return Ok(Step::Down);
-        }
-        let here = self.here(Some(&name));
-        match self.known.get(&here) {
-            Some(Some(directory)) => {
-                self.stack.push((name, Rc::clone(directory)));
-                return Ok(Step::Down);
+    /// The next name of what is to do, as a range of it.
+    fn next_component(&mut self) -> Option<(usize, usize)> {
+        while self.next < self.todo.len() {
+            let start = self.next;
+            let end = self.todo[start..].iter().position(|b| *b == b'/').map_or(self.todo.len(), |at| start + at);
+            self.next = end + 1;
+            if !matches!(&self.todo[start..end], b"" | b".") {
+                return Some((start, end));
             }
-            Some(None) => return Ok(Step::Missing(name)),
+        }
+        None
+    }
+
+    fn is_last(&self) -> bool {
+        self.todo.get(self.next..).is_none_or(|rest| rest.iter().all(|b| *b == b'/'))
+    }
+
+    fn step(&mut self, start: usize, end: usize) -> Result<Step> {
+        if &self.todo[start..end] == b".." {
+            // Above the root is the root, as in a chroot.
+            self.path.truncate(self.stack.pop().map_or(0, |(above, _)| above));
+            return Ok(Step::On);
+        }
+        let above = self.path.len();
+        if above > 0 {
+            self.path.push(b'/');
+        }
+        let name = self.path.len();
+        self.path.extend_from_slice(&self.todo[start..end]);
+        match self.known.get(&self.path[..]) {
+            Some(Some(directory)) => {
+                self.stack.push((above, Rc::clone(directory)));
+                return Ok(Step::On);
+            }
+            Some(None) => return Ok(Step::Missing),
             None => {}
         }
-        let at = self.stack.last().map_or(self.image.directory(), |(_, fd)| fd.as_fd());
-        let stat = match fs::stat(at, &name) {
+        let at = self.at();
+        let name = &self.path[name..];
+        // What a path goes through is nearly always a directory: that is asked for by opening it.
+        let opened = if self.is_last() { Err(Errno::NOTDIR) } else { open_directory(at, name) };
+        let stat = match opened {
+            Ok(next) => return Ok(self.down(above, next)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(_) => fs::stat(at, name),
+        };
+        let stat = match stat {
             Ok(Some(stat)) => stat,
             Ok(None) => {
-                self.known.insert(here, None);
-                return Ok(Step::Missing(name));
+                self.known.insert(self.here(), None);
+                return Ok(Step::Missing);
             }
             Err(error) if error.errno == libc::EACCES => {
-                return Ok(Step::Obstacle(format!("{} may not be searched by this user", self.here(None))));
+                self.path.truncate(above);
+                return Ok(Step::Obstacle(format!("{} may not be searched by this user", self.here())));
             }
             Err(error) => return Err(error.into()),
         };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Symlink => {
-                let target = fs::readlink(at, &name)?;
-                Ok(self.follow(&target))
+                let target = fs::readlink(at, name)?;
+                self.path.truncate(above);
+                Ok(self.follow(target))
             }
+            // Nobody may go through it.
+            _ if self.is_last() => Ok(Step::End(stat)),
+            // It was opened in vain: by a name that is another thing now, or by a user who may not go through it.
             FileType::Directory => {
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let next = Rc::new(rustix::fs::openat(at, &name[..], flags, Mode::empty())?);
-                self.known.insert(here, Some(Rc::clone(&next)));
-                self.stack.push((name, next));
-                Ok(Step::Down)
+                let next = open_directory(at, name)?;
+                Ok(self.down(above, next))
             }
-            _ if self.todo.is_empty() => Ok(Step::End(name, stat)),
-            _ => Ok(Step::Obstacle(format!("{} is not a directory", self.here(Some(&name))))),
+            _ => {
+                let why = format!("{} is not a directory", self.here());
+                self.path.truncate(above);
+                Ok(Step::Obstacle(why))
+            }
         }
     }
 
-    fn follow(&mut self, target: &[u8]) -> Step {
+    /// Where the walk stands.
+    fn at(&self) -> BorrowedFd<'_> {
+        self.stack.last().map_or(self.image.directory(), |(_, directory)| directory.handle.as_fd())
+    }
+
+    fn down(&mut self, above: usize, next: Opened) -> Step {
+        let next = Rc::new(next);
+        self.known.insert(self.here(), Some(Rc::clone(&next)));
+        self.stack.push((above, next));
+        Step::On
+    }
+
+    fn follow(&mut self, mut target: Vec<u8>) -> Step {
         self.links += 1;
         if self.links > MAX_LINKS {
             return Step::Obstacle("its symbolic links go round in a circle".to_owned());
         }
         if target.starts_with(b"/") {
             self.stack.clear();
+            self.path.clear();
         }
-        let parts = target.split(|b| *b == b'/').filter(|c| !c.is_empty() && *c != b".");
-        let mut parts: Vec<Vec<u8>> = parts.map(<[u8]>::to_vec).collect();
-        parts.reverse();
-        self.todo.append(&mut parts);
-        Step::Down
+        target.push(b'/');
+        target.extend_from_slice(self.todo.get(self.next..).unwrap_or_default());
+        (self.todo, self.next) = (target, 0);
+        Step::On
     }
 
-    fn here(&self, name: Option<&[u8]>) -> Inside {
-        Inside::from_components(self.stack.iter().map(|(n, _)| &n[..]).chain(name))
+    fn here(&self) -> Inside {
+        Inside::from_names(&self.path)
     }
 
-    fn finish(mut self, last: Option<Vec<u8>>, stat: Option<Stat>, obstacle: Option<String>) -> Place {
+    /// The path ends in the entry of `stat`, if there is one.
+    fn finish(mut self, stat: Option<Stat>, obstacle: Option<String>) -> Place {
         let mut obstacle = obstacle;
-        let existing = self.stack.len() + usize::from(stat.is_some() && last.is_some());
-        self.todo.reverse();
-        if self.todo.iter().any(|c| c == b"..") {
-            obstacle
-                .get_or_insert_with(|| "it goes through a directory that does not exist and back with ..".to_owned());
+        let depth = self.path.split(|b| *b == b'/').filter(|name| !name.is_empty()).count();
+        let existing = if stat.is_some() { depth } else { self.stack.len() };
+        while let Some((start, end)) = self.next_component() {
+            let name = &self.todo[start..end];
+            if name == b".." {
+                obstacle.get_or_insert_with(|| {
+                    "it goes through a directory that does not exist and back with ..".to_owned()
+                });
+            }
+            if !self.path.is_empty() {
+                self.path.push(b'/');
+            }
+            self.path.extend_from_slice(name);
         }
-        let names =
-            self.stack.iter().map(|(n, _)| &n[..]).chain(last.as_deref()).chain(self.todo.iter().map(|t| &t[..]));
-        let path = Inside::from_components(names);
-        Place { path, existing, entry: stat.as_ref().map(Found::of), obstacle }
+        Place { path: self.here(), existing, entry: stat.as_ref().map(Found::of), obstacle }
     }
 }

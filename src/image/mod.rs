@@ -6,7 +6,9 @@ pub mod path;
 pub mod pythons;
 pub mod survey;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -43,21 +45,29 @@ pub struct Image {
 impl Image {
     /// Opens the directory `path`, relative to the working directory, with symbolic links of the host resolved once.
     pub fn open(path: &Path) -> Result<Image> {
-        let doing = || format!("cannot use {} as an image", path.display());
+        let image = Image::open_as_named(path)?;
+        let path = match path_of(image.directory()) {
+            Some(path) => path,
+            None => std::fs::canonicalize(path).doing(|| cannot_use(path))?,
+        };
+        Ok(Image { path, ..image })
+    }
+
+    fn open_as_named(path: &Path) -> Result<Image> {
+        let doing = || cannot_use(path);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|e| SysError::new(format!("open(\"{}\", O_DIRECTORY)", path.display()), e.raw_os_error()))
             .map_err(|error| with_hint(path, error))
             .doing(doing)?;
         let identity = Identity::of(&fs::fstat(directory.as_fd()).doing(doing)?);
-        let path = std::fs::canonicalize(path).doing(doing)?;
-        Ok(Image { directory, path, identity })
+        Ok(Image { directory, path: path.to_owned(), identity })
     }
 
     /// Opens the image again in a new mount namespace, where the old handle stands on mounts of the old one, and refuses when
     /// the path now leads to another directory.
     pub fn reopen(path: &Path, identity: Identity) -> Result<Image> {
-        let image = Image::open(path)?;
+        let image = Image::open_as_named(path)?;
         if image.identity == identity {
             return Ok(image);
         }
@@ -83,6 +93,19 @@ impl Image {
     pub fn identity(&self) -> Identity {
         self.identity
     }
+}
+
+/// The path of an open directory as /proc has it, proc_pid_fd(5): one call, and sure to be this directory's. `None` where it has
+/// none from here, or only an old one.
+fn path_of(directory: BorrowedFd<'_>) -> Option<PathBuf> {
+    let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    let path = PathBuf::from(OsString::from_vec(rustix::fs::readlink(link, Vec::new()).ok()?.into_bytes()));
+    let odd = path.as_os_str().as_bytes().ends_with(b" (deleted)");
+    (path.has_root() && !odd).then_some(path)
+}
+
+fn cannot_use(path: &Path) -> String {
+    format!("cannot use {} as an image", path.display())
 }
 
 fn with_hint(path: &Path, error: SysError) -> Fault {

@@ -12,6 +12,13 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Inside(Arc<[u8]>);
 
+/// The same order and the same hash as the bytes.
+impl std::borrow::Borrow<[u8]> for Inside {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl Inside {
     /// The root.
     pub fn root() -> Inside {
@@ -20,7 +27,19 @@ impl Inside {
 
     /// From components that are known to be names.
     pub fn from_components<'a>(components: impl IntoIterator<Item = &'a [u8]>) -> Inside {
-        Inside(components.into_iter().collect::<Vec<_>>().join(&b'/').into())
+        let mut bytes = Vec::with_capacity(64);
+        for name in components {
+            if !bytes.is_empty() {
+                bytes.push(b'/');
+            }
+            bytes.extend_from_slice(name);
+        }
+        Inside(bytes.into())
+    }
+
+    /// From names that are joined already.
+    pub(super) fn from_names(bytes: &[u8]) -> Inside {
+        Inside(bytes.into())
     }
 
     /// From a path as a user writes it: absolute or not, read from the root; `None` when it has a `..`.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use rustix::fs::FileType;
 
 use super::account::homes;
+use super::inside::Resolver;
 use super::{Image, Inside};
 use crate::error::Result;
 use crate::sys::fs;
@@ -58,8 +59,12 @@ const LIBRARY: &str = "/var/lib";
 const KEPT: [&[u8]; 10] = [b"apk", b"apt", b"dnf", b"dpkg", b"pacman", b"pam", b"python", b"rpm", b"systemd", b"ucf"];
 
 /// Looks for them. `hints` are directories that the step names: they are looked at first.
-pub fn find(image: &Image, hints: &[PathBuf]) -> Result<Pythons> {
-    Ok(Pythons { prefixes: prefixes(image, hints, LOOKED_INTO)?, distutils: distutils(image)?, homes: homes(image)? })
+pub fn find(image: &Image, resolver: &mut Resolver<'_>, passwd: &str, hints: &[PathBuf]) -> Result<Pythons> {
+    Ok(Pythons {
+        prefixes: prefixes(image, hints, LOOKED_INTO)?,
+        distutils: distutils(image, resolver)?,
+        homes: homes(resolver, passwd)?,
+    })
 }
 
 /// Every prefix of the image, however deep: for commands that may take their time.
@@ -81,21 +86,21 @@ fn prefixes(image: &Image, hints: &[PathBuf], limit: usize) -> Result<Vec<PathBu
         if !seen.insert(path.clone()) {
             continue;
         }
-        let Ok(directory) = fs::open_dir_below(image.directory(), path.bytes()) else { continue };
-        // Without directories in it (`.` and the name above are two) it is no environment and leads to none.
-        if counts && !path.is_root() && fs::fstat(directory.as_fd())?.st_nlink == 2 {
-            continue;
-        }
+        let Ok(directory) = fs::try_open_dir_below(image.directory(), path.bytes()) else { continue };
         let entries = fs::entries(directory.as_fd())?;
         let has = |name: &[u8]| entries.iter().any(|e| e.name == name);
         if !path.is_root() && (has(b"pyvenv.cfg") || has(b"conda-meta") || has(b"pip.conf") && has(b"bin")) {
             found.push(path.to_path());
             continue;
         }
+        // Without directories in it (`.` and the name above are two) it is no environment and leads to none.
+        let leads_on = |name: &[u8]| {
+            !counts || fs::stat(directory.as_fd(), name).is_ok_and(|stat| stat.is_some_and(|stat| stat.st_nlink != 2))
+        };
         let below = entries.iter().filter(|e| e.kind == FileType::Directory && may_hold(&path, &e.name));
         // A directory of thousands must not use up what is left for its neighbours.
         let share = if limit == usize::MAX { limit } else { limit / 4 };
-        next.extend(below.take(share).map(|e| path.join(&e.name)));
+        next.extend(below.take(share).filter(|e| leads_on(&e.name)).map(|e| path.join(&e.name)));
     }
     Ok(found)
 }
@@ -108,7 +113,7 @@ fn may_hold(parent: &Inside, name: &[u8]) -> bool {
 }
 
 /// The standard library's distutils (until Python 3.11) and setuptools' copy of it.
-fn distutils(image: &Image) -> Result<Vec<PathBuf>> {
+fn distutils(image: &Image, resolver: &mut Resolver<'_>) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for library in ["/usr/lib", "/usr/local/lib"] {
         let Some(path) = Inside::lexical(library.as_ref()) else { continue };
@@ -120,7 +125,8 @@ fn distutils(image: &Image) -> Result<Vec<PathBuf>> {
             let version = path.join(&entry.name);
             for place in ["distutils", "dist-packages/setuptools/_distutils", "site-packages/setuptools/_distutils"] {
                 let candidate = place.split('/').fold(version.clone(), |path, name| path.join(name.as_bytes()));
-                if fs::open_dir_below(image.directory(), candidate.bytes()).is_ok() {
+                let place = resolver.resolve(&candidate)?;
+                if place.path == candidate && place.entry.is_some_and(|entry| entry.directory) {
                     found.push(candidate.to_path());
                 }
             }
@@ -135,6 +141,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    fn found_in(image: &Image, hints: &[PathBuf]) -> Pythons {
+        find(image, &mut Resolver::new(image), "", hints).unwrap()
+    }
 
     fn image(files: &[&str]) -> (tempfile::TempDir, Image) {
         let directory = tempfile::tempdir().unwrap();
@@ -164,7 +174,7 @@ mod tests {
             "etc/venv/pyvenv.cfg",
             "usr/share/deep/pyvenv.cfg",
         ]);
-        let mut found = find(&image, &[]).unwrap().prefixes;
+        let mut found = found_in(&image, &[]).prefixes;
         found.sort();
         let expected = [
             "/home/me/.pyenv/versions/3.12.1",
@@ -174,7 +184,7 @@ mod tests {
             "/venv",
         ];
         assert_eq!(found, expected.map(PathBuf::from));
-        let hinted = find(&image, &[PathBuf::from("/usr/share/deep")]).unwrap().prefixes;
+        let hinted = found_in(&image, &[PathBuf::from("/usr/share/deep")]).prefixes;
         assert_eq!(hinted[0], Path::new("/usr/share/deep"));
         assert!(all_prefixes(&image).unwrap().contains(&PathBuf::from("/usr/share/deep")));
     }
@@ -185,7 +195,7 @@ mod tests {
         let mut files: Vec<&str> = many.iter().map(String::as_str).collect();
         files.push("opt/venv/pyvenv.cfg");
         let (_directory, image) = image(&files);
-        let found = find(&image, &[]).unwrap().prefixes;
+        let found = found_in(&image, &[]).prefixes;
         assert!(found.contains(&PathBuf::from("/opt/venv")) && found.len() < LOOKED_INTO, "{}", found.len());
         assert_eq!(all_prefixes(&image).unwrap().len(), 3 * LOOKED_INTO + 1);
     }
@@ -200,6 +210,6 @@ mod tests {
         let expected = ["/usr/lib/python3.11/distutils", "/usr/lib/python3/dist-packages/setuptools/_distutils"];
         let mut expected = expected.map(PathBuf::from).to_vec();
         expected.sort();
-        assert_eq!(find(&image, &[]).unwrap().distutils, expected);
+        assert_eq!(found_in(&image, &[]).distutils, expected);
     }
 }

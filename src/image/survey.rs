@@ -1,13 +1,14 @@
 //! The facts about an image that the plan needs, gathered without walking it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Stat};
 
 use super::account::Account;
-use super::inside::{Place, Resolver};
+use super::inside::{Directories, Place, Resolver};
 use super::pythons::{self, Pythons};
 use super::{Identity, Image, Inside};
 use crate::error::{Doing, Result};
@@ -24,7 +25,7 @@ pub struct Submount {
 }
 
 /// What was found.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone)]
 pub struct Survey {
     /// Absolute host path.
     pub path: PathBuf,
@@ -57,7 +58,7 @@ pub struct Survey {
     /// Where Pythons have configuration of their own.
     pub pythons: Pythons,
     /// Each path the plan asked for, resolved inside the image.
-    pub places: BTreeMap<PathBuf, Place>,
+    pub places: BTreeMap<OsString, Place>,
     /// Distribution, its release and the architecture of this machine, such as `debian-12-x86_64`, os-release(5); none: it has no
     /// such file.
     pub release: Option<String>,
@@ -66,32 +67,35 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Gathers the facts; `wanted` names the paths to resolve once the account and the Pythons are known.
+    /// Gathers the facts; `wanted` names the paths to resolve once the account and the Pythons are known. The directories on
+    /// these paths come back open: their attributes are copied when the scaffold is made.
     pub fn take(
         image: &Image,
         maps: Option<&Maps>,
         user: Option<&str>,
         hints: &[PathBuf],
         wanted: impl FnOnce(&Account, &Pythons) -> Vec<PathBuf>,
-    ) -> Result<Survey> {
-        let account = image.account(user)?;
-        let pythons = pythons::find(image, hints)?;
-        let mut places = BTreeMap::new();
+    ) -> Result<(Survey, Directories)> {
+        let passwd = image.passwd()?;
+        let account = image.account_in(&passwd, user)?;
         let mut resolver = Resolver::new(image);
+        let pythons = pythons::find(image, &mut resolver, &passwd, hints)?;
+        let mut places = BTreeMap::new();
         for path in wanted(&account, &pythons) {
             if let Some(inside) = Inside::lexical(&path) {
                 let place = resolver.resolve(&inside)?;
-                places.insert(path, place);
+                places.insert(path.into_os_string(), place);
             }
         }
         let attributes = mount::attributes_of(image.directory())?;
         let host_root = is_host_root(image)?;
         let mounts = mounts(image)?;
-        Ok(Survey {
+        let root = fs::fstat(image.directory())?;
+        let survey = Survey {
             path: image.path().to_owned(),
             identity: image.identity(),
-            owner: owner(image)?,
-            foreign_owner: owner_is_foreign(image)?,
+            owner: (root.st_uid, root.st_gid),
+            foreign_owner: owner_is_foreign(image, &root),
             foreign: if host_root { Vec::new() } else { foreign(image, maps)? },
             host_root,
             mount_point: mounts.iter().any(|m| m.point == image.path()),
@@ -106,7 +110,14 @@ impl Survey {
             places,
             release: release(image)?,
             starts_services: image.has("usr/sbin/invoke-rc.d"),
-        })
+        };
+        Ok((survey, resolver.into_directories()))
+    }
+
+    /// Where `path`, one that the plan asked for, ends in the image.
+    pub fn place(&self, path: &Path) -> Option<&Place> {
+        // By their bytes: paths are compared component by component, which takes much longer.
+        self.places.get(path.as_os_str())
     }
 
     /// The submount that covers `path`, if one does.
@@ -135,11 +146,6 @@ fn release_of(text: &str) -> Option<String> {
     // Debian's testing has a name only.
     let version = value("VERSION_ID").or_else(|| value("VERSION_CODENAME"));
     Some(version.map_or(id.clone(), |version| format!("{id}-{version}")))
-}
-
-fn owner(image: &Image) -> Result<(u32, u32)> {
-    let stat = fs::fstat(image.directory())?;
-    Ok((stat.st_uid, stat.st_gid))
 }
 
 /// An entry with an owner that the user namespace does not have.
@@ -198,9 +204,8 @@ fn foreign(image: &Image, maps: Option<&Maps>) -> Result<Vec<Foreign>> {
 
 /// The kernel shows ids without a place as the overflow ids, user_namespaces(7), and those may be mapped themselves. Only what
 /// it lets us do tells: root of the namespace has an owner's rights on every file whose owner has a place.
-fn owner_is_foreign(image: &Image) -> Result<bool> {
-    let stat = fs::fstat(image.directory())?;
-    Ok(stat.st_uid == OVERFLOW_ID && !fs::may_own(image.directory(), b"."))
+fn owner_is_foreign(image: &Image, root: &Stat) -> bool {
+    root.st_uid == OVERFLOW_ID && !fs::may_own(image.directory(), b".")
 }
 
 /// /proc/sys/kernel/overflowuid, as it is everywhere.

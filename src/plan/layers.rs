@@ -11,7 +11,7 @@ use crate::host::Host;
 use crate::image::Inside;
 use crate::image::inside::Place;
 use crate::image::survey::Survey;
-use crate::pypi::overrides;
+use crate::pypi::{self, overrides};
 use crate::settings::{Network, Settings, WhenChanged};
 
 /// What an override file holds.
@@ -88,6 +88,35 @@ impl Scaffold {
         self.entries.insert(place.path.clone(), entry);
     }
 
+    /// dropcloth's own directory, where the image has none. It is bound as a whole over a root in which the step works itself:
+    /// nobody else writes to it.
+    fn own(&self) -> Option<Inside> {
+        let own = Inside::lexical(Path::new(pypi::OWN_DIRECTORY))?;
+        matches!(self.entries.get(&own), Some(Entry::Directory { .. })).then_some(own)
+    }
+
+    /// Entries but for those that come with dropcloth's own directory.
+    fn laid_one_by_one(&self) -> impl Iterator<Item = (&Inside, &Entry)> {
+        let own = self.own();
+        self.entries.iter().filter(move |(path, _)| own.as_ref().is_none_or(|own| *path == own || !path.is_below(own)))
+    }
+
+    /// What is bound over a root in which the step works itself.
+    pub fn bound(&self) -> impl Iterator<Item = &Inside> {
+        let own = self.own();
+        let bound =
+            move |path: &Inside, entry: &Entry| matches!(entry, Entry::File { .. }) || own.as_ref() == Some(path);
+        self.laid_one_by_one().filter(move |(path, entry)| bound(path, entry)).map(|(path, _)| path)
+    }
+
+    /// What such a root has to have: with a mode a directory, without one a file.
+    pub fn points(&self) -> impl Iterator<Item = (Inside, Option<u32>)> {
+        self.laid_one_by_one().filter(|(_, entry)| **entry != Entry::Clone).map(|(path, entry)| {
+            let mode = if let Entry::Directory { mode } = entry { Some(*mode) } else { None };
+            (path.clone(), mode)
+        })
+    }
+
     /// Puts a mount point in, unless the image has it.
     pub fn point(&mut self, place: &Place, directory: bool, mode: u32) {
         if place.entry.is_some() {
@@ -149,9 +178,9 @@ pub fn lay(
         put(scaffold, survey, Path::new("/usr/sbin/policy-rc.d"), entry, &mut |why| notes.push(why));
     }
     for (path, entry, only_where_present) in caches::overrides(settings) {
-        let there = survey.places.get(path).is_some_and(|place| place.entry.is_some());
+        let there = survey.place(path).is_some_and(|place| place.entry.is_some());
         // Without apt's folder there is no apt, and none is made.
-        let apt = survey.places.get(path).is_some_and(|place| place.existing + 1 >= place.path.depth());
+        let apt = survey.place(path).is_some_and(|place| place.existing + 1 >= place.path.depth());
         if there || apt && !only_where_present {
             put(scaffold, survey, path, entry, &mut |why| notes.push(why));
         }
@@ -162,7 +191,7 @@ pub fn lay(
 /// The configuration of pip, distutils, uv and pdm.
 fn lay_configuration(scaffold: &mut Scaffold, survey: &Survey, python: &Python, notes: &mut Vec<String>) {
     for file in overrides::files(&python.indexes, &super::homes(&survey.account), super::others(&survey.pythons)) {
-        if file.only_where_present && survey.places.get(&file.path).is_none_or(|place| place.entry.is_none()) {
+        if file.only_where_present && survey.place(&file.path).is_none_or(|place| place.entry.is_none()) {
             continue;
         }
         let mut entry = text(file.text, file.what);
@@ -174,7 +203,7 @@ fn lay_configuration(scaffold: &mut Scaffold, survey: &Survey, python: &Python, 
 /// The files of `--lay`.
 fn lay_files(scaffold: &mut Scaffold, settings: &Settings, survey: &Survey, faults: &mut Refusals) {
     for lay in &settings.lay.value {
-        let place = survey.places.get(&lay.path);
+        let place = survey.place(&lay.path);
         let (mode, owner) =
             place.and_then(|p| p.entry).map_or((0o644, (0, 0)), |found| (found.mode, (found.uid, found.gid)));
         let content = Content::File(lay.source.clone());
@@ -207,7 +236,7 @@ fn own(entry: &mut Entry, survey: &Survey, path: &Path) {
 }
 
 fn put(scaffold: &mut Scaffold, survey: &Survey, path: &Path, entry: Entry, failed: &mut dyn FnMut(String)) {
-    let Some(place) = survey.places.get(path) else { return };
+    let Some(place) = survey.place(path) else { return };
     if let Some(why) = &place.obstacle {
         return failed(format!("{} cannot be laid over: {why}.", path.display()));
     }

@@ -93,13 +93,13 @@ pub fn plan(
     let mut mounts = submounts(settings, survey, notes);
     let dev = if host_dev(settings) { Mount::HostDev } else { Mount::Dev };
     for (path, mount, mode) in [("/proc", Mount::Proc, 0o555), ("/sys", Mount::Sys, 0o555), ("/dev", dev, 0o755)] {
-        if let Some(place) = survey.places.get(Path::new(path)) {
+        if let Some(place) = survey.place(Path::new(path)) {
             scaffold.point(place, true, mode);
             mounts.push(MountPlan { at: place.path.clone(), mount });
         }
     }
     let mut add = |path: &Path, directory: bool, mode: u32, mount: Mount| {
-        let Some(place) = survey.places.get(path) else { return };
+        let Some(place) = survey.place(path) else { return };
         if let Some((what, hint)) = against(path, place, directory, survey) {
             return faults.add(what, hint);
         }
@@ -179,7 +179,7 @@ fn against(path: &Path, place: &Place, directory: bool, survey: &Survey) -> Opti
 
 /// /tmp made for a mount point below it has the mode of every /tmp.
 fn temporary_directory(scaffold: &mut Scaffold, survey: &Survey) {
-    let Some(place) = survey.places.get(Path::new("/tmp")) else { return };
+    let Some(place) = survey.place(Path::new("/tmp")) else { return };
     if let Some(super::Entry::Directory { mode }) = scaffold.entries.get_mut(&place.path) {
         *mode = 0o1777;
     }

@@ -179,7 +179,7 @@ pub fn check_backend(
 /// CVE-2026-41579): such an image is refused.
 fn directories(survey: &Survey, faults: &mut Refusals) {
     for name in ["/proc", "/sys", "/dev"] {
-        let Some(place) = survey.places.get(Path::new(name)) else { continue };
+        let Some(place) = survey.place(Path::new(name)) else { continue };
         let elsewhere = place.path.to_string() != name;
         let no_directory = place.entry.is_some_and(|e| !e.directory) || place.obstacle.is_some();
         if elsewhere || no_directory {

@@ -1,5 +1,6 @@
 //! File-system calls by directory handle and name. Nothing here follows a symbolic link in a name it is given.
 
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timespec, Timestamps};
@@ -27,17 +28,23 @@ pub fn open_dir(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<OwnedFd> {
 ///
 /// A path may be longer than PATH_MAX: it is walked in pieces.
 pub fn open_dir_below(base: BorrowedFd<'_>, path: &[u8]) -> SysResult<OwnedFd> {
-    if path.is_empty() {
-        return open_dir(base, b".");
-    }
+    try_open_dir_below(base, path).called(|| format!("openat2({}, {WITHIN:?})", at(base, path)))
+}
+
+const WITHIN: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
+
+/// The same for a directory that may well be missing: no text is made for the error.
+pub fn try_open_dir_below(base: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    if path.is_empty() {
+        return rustix::fs::openat(base, ".", flags, Mode::empty());
+    }
     let mut rest = path;
     let mut current: Option<OwnedFd> = None;
     while !rest.is_empty() {
         let (piece, tail) = split_piece(rest);
         let from = current.as_ref().map_or(base, AsFd::as_fd);
-        let next = openat2(from, piece, flags, resolve)?;
+        let next = try_openat2(from, piece, flags, WITHIN)?;
         current = Some(next);
         rest = tail;
     }
@@ -65,13 +72,23 @@ fn split_piece(path: &[u8]) -> (&[u8], &[u8]) {
 
 /// openat2(2), repeated where a concurrent rename made the kernel ask for it.
 pub fn openat2(from: BorrowedFd<'_>, path: &[u8], flags: OFlags, resolve: ResolveFlags) -> SysResult<OwnedFd> {
+    try_openat2(from, path, flags, resolve).called(|| format!("openat2({}, {resolve:?})", at(from, path)))
+}
+
+/// The same for a path that may well be missing: no text is made for the error.
+pub fn try_openat2(
+    from: BorrowedFd<'_>,
+    path: &[u8],
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
     for _ in 0..64 {
         match rustix::fs::openat2(from, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
             Err(Errno::AGAIN) => {}
-            other => return other.called(|| format!("openat2({}, {resolve:?})", at(from, path))),
+            other => return other,
         }
     }
-    Err(SysError::new(format!("openat2({})", at(from, path)), libc::EAGAIN))
+    Err(Errno::AGAIN)
 }
 
 /// lstat by handle; `None` when there is no such entry.
@@ -106,20 +123,44 @@ pub struct Entry {
 /// All entries but `.` and `..`, sorted by name. Reads through the open file itself, from the beginning.
 pub fn entries(directory: BorrowedFd<'_>) -> SysResult<Vec<Entry>> {
     let call = || format!("getdents64([{}])", directory.as_raw_fd());
-    // Of a stack this large only what is used is ever touched, and most directories are read by one call.
-    let mut buffer = [const { std::mem::MaybeUninit::<u8>::uninit() }; 1 << 15];
+    // Two pages hold what most directories have; the rest of the stack would have to be touched page by page.
+    let mut small = [const { MaybeUninit::uninit() }; 1 << 13];
     let mut found = Vec::new();
     rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0)).called(call)?;
-    let mut raw = rustix::fs::RawDir::new(directory, &mut buffer);
-    while let Some(entry) = raw.next() {
-        let entry = entry.called(call)?;
+    if !read_entries(directory, &mut small, ONCE, &mut found).called(call)? {
+        let mut large = Vec::with_capacity(1 << 16);
+        read_entries(directory, large.spare_capacity_mut(), usize::MAX, &mut found).called(call)?;
+    }
+    found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+/// Fillings of the buffer: one, and the one that says that there is no more.
+const ONCE: usize = 2;
+
+/// Reads on in the directory, as often as the buffer is filled `limit` times. `true`: to its end.
+fn read_entries(
+    directory: BorrowedFd<'_>,
+    buffer: &mut [MaybeUninit<u8>],
+    limit: usize,
+    found: &mut Vec<Entry>,
+) -> rustix::io::Result<bool> {
+    let mut raw = rustix::fs::RawDir::new(directory, buffer);
+    let mut fillings = 0;
+    loop {
+        if raw.is_buffer_empty() {
+            if fillings == limit {
+                return Ok(false);
+            }
+            fillings += 1;
+        }
+        let Some(entry) = raw.next() else { return Ok(true) };
+        let entry = entry?;
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
             found.push(Entry { name: name.to_vec(), kind: entry.file_type() });
         }
     }
-    found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    Ok(found)
 }
 
 /// mkdirat; an existing entry is EEXIST.
@@ -286,6 +327,13 @@ pub fn may_own(directory: BorrowedFd<'_>, name: &[u8]) -> bool {
 /// Sets the times of an open file or directory.
 pub fn set_times_of(file: BorrowedFd<'_>, times: Times) -> SysResult<()> {
     rustix::fs::futimens(file, &times.timestamps()).called(|| format!("futimens([{}])", file.as_raw_fd()))
+}
+
+/// Sets the time of modification of an open file or directory, seconds and nanoseconds, and leaves the other.
+pub fn set_mtime_of(file: BorrowedFd<'_>, (tv_sec, tv_nsec): (i64, i64)) -> SysResult<()> {
+    let same = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+    let times = Timestamps { last_access: same, last_modification: Timespec { tv_sec, tv_nsec } };
+    rustix::fs::futimens(file, &times).called(|| format!("futimens([{}])", file.as_raw_fd()))
 }
 
 /// Inode flags, ioctl_iflags(2); `None` where the file system has none.
