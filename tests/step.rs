@@ -271,6 +271,12 @@ fn a_killed_runner_takes_everything_with_it_and_the_next_run_clears_up() {
     child.wait().unwrap();
     tree::assert_same(&before, &field.snapshot(), "killed");
     wait_until_unlocked(&field);
+    for verb in ["changes", "commit"] {
+        let output = field.dropcloth([verb, "./rootfs"]).output().unwrap();
+        assert_code(&output, 125);
+        assert!(stderr(&output).contains("was killed") && stderr(&output).contains("recover"), "{}", stderr(&output));
+    }
+    tree::assert_same(&before, &field.snapshot(), "nobody commits half a step");
     let output = field.run(&[], "true");
     assert_code(&output, 0);
     assert!(stderr(&output).contains("removed the dead transaction"), "{}", stderr(&output));

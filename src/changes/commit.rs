@@ -75,7 +75,7 @@ pub fn write_ahead(transaction: &Transaction, image: &Image) -> Result<()> {
 /// Searches what the step changed for traces of the run: those of the transaction's rules, its overrides, and `secrets`.
 pub fn find_leaks(transaction: &Transaction, changes: &mut Changes, secrets: &[Needle]) -> Result<()> {
     let rules = &transaction.state.rules;
-    if rules.leaks == Leaks::Off {
+    if rules.leaks == Leaks::Off || changes.list.is_empty() && transaction.state.secret_leaks.is_empty() {
         return Ok(());
     }
     let needles = [secrets, &rules.needles].concat();

@@ -20,6 +20,12 @@ pub fn laid_at(transaction: &Transaction) -> (i64, i64) {
     (transaction.state.begun.unwrap_or_default().0 - 1, 0)
 }
 
+/// The same by this moment, for overrides in memory.
+pub fn before_now() -> (i64, i64) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    (i64::try_from(now.as_secs()).unwrap_or_default() - 1, 0)
+}
+
 /// Gives every override its time. Once they are written and before they are bound.
 pub fn date(transaction: &Transaction) -> Result<()> {
     let mtime = laid_at(transaction);

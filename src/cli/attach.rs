@@ -149,7 +149,7 @@ fn forget(places: &[std::path::PathBuf], root: &Path) -> Result<u8> {
 }
 
 /// Unmounts, and takes out of the image what was made in it.
-fn lift(transaction: Transaction, image: &Image) -> Result<()> {
+fn lift(mut transaction: Transaction, image: &Image) -> Result<()> {
     Attached::load(transaction.directory())?
         .unmount(image)
         .doing(|| format!("cannot detach from {}", image.path().display()))?;

@@ -16,7 +16,7 @@ use crate::exit::Exit;
 use crate::image::Image;
 use crate::plan::{Content, Entry, Plan, describe, traces};
 use crate::report::{self, Fate, Report};
-use crate::sandbox::{self, Outcome, placeholders, scaffold};
+use crate::sandbox::{self, Ground, Leaving, Outcome, Place, placeholders, scaffold};
 use crate::settings::{Backend, Mode, OnFailure};
 use crate::sys::fs;
 use crate::sys::process::Ended;
@@ -36,15 +36,30 @@ pub fn run(cli: &Cli, arguments: &RunArguments) -> Result<u8> {
     transaction::lock_image(&prepared.image, prepared.plan.mode)?;
     let signals = sandbox::hold_signals()?;
     sweep(&prepared)?;
-    if prepared.plan.mode == Mode::Through {
-        return through::run(&prepared, signals);
-    }
-    let mut transaction = begin(&prepared)?;
+    let code = match prepared.plan.mode {
+        Mode::Through => through::run(&prepared, signals)?,
+        _ => in_transaction(&prepared, signals)?,
+    };
+    prepared.end();
+    Ok(code)
+}
+
+fn in_transaction(prepared: &Prepared, signals: Signals) -> Result<u8> {
     let started = Instant::now();
-    let outcome = step(&prepared, transaction.as_mut(), signals);
+    let on_disk = transaction::storage_path(&prepared.plan.storage).is_some();
+    let mut transaction = None;
+    let outcome = if on_disk && prepared.plan.backend == Some(Backend::Overlay) {
+        step_beside(prepared, signals, &mut || {
+            transaction = begin(prepared)?;
+            transaction.as_ref().map(sandbox::mounts::place_of).transpose()
+        })
+    } else {
+        transaction = begin(prepared)?;
+        step(prepared, transaction.as_mut(), signals)
+    };
     let step_seconds = started.elapsed().as_secs_f64();
     match outcome {
-        Ok(outcome) => finish(&prepared, transaction, &outcome, step_seconds),
+        Ok(outcome) => finish(prepared, transaction, outcome, step_seconds),
         Err(error) => {
             if let Some(transaction) = transaction {
                 transaction.remove()?;
@@ -103,8 +118,8 @@ pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
         leaks: settings.leaks.value,
         force: settings.force.value,
         epoch: settings.source_date_epoch.value,
-        // Nothing is committed that could be searched.
-        needles: if plan.mode == Mode::Through { Vec::new() } else { needles(plan) },
+        // A single step's are made when there is something to search.
+        needles: if name.is_some() { needles(plan) } else { Vec::new() },
     };
     Ok(State {
         rules,
@@ -126,6 +141,7 @@ pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
         name: name.map(str::to_owned),
         pid: std::process::id(),
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        brief: false,
         policy: Policy::of(&plan.scaffold),
         prefix: scaffold::prefix(plan),
         moved_to: None,
@@ -191,11 +207,25 @@ pub fn step(prepared: &Prepared, transaction: Option<&mut Transaction>, signals:
     }
 }
 
-/// Runs the step; data that the kernel lost on the way is an error.
 fn step_as_laid(prepared: &Prepared, transaction: Option<&Transaction>, signals: Signals) -> Result<Outcome> {
     let memory = transaction.is_some_and(|t| in_memory(&prepared.plan, &t.state));
-    let ground = sandbox::mounts::ground(&prepared.image, transaction, memory, prepared.inputs.clone())?;
-    let outcome = sandbox::run(&prepared.plan, &ground, signals)?;
+    let place = transaction.map(sandbox::mounts::place_of).transpose()?;
+    let place = place.map_or(Place::Memory, |(path, identity)| Place::There(path, identity));
+    whole(sandbox::run(&prepared.plan, &ground(prepared, place, memory), signals)?)
+}
+
+/// Runs the step with overrides in memory, and a transaction that is made meanwhile.
+pub fn step_beside(prepared: &Prepared, signals: Signals, begin: &mut sandbox::Begin<'_>) -> Result<Outcome> {
+    whole(sandbox::run_beside(&prepared.plan, &ground(prepared, Place::Promised, true), signals, begin)?)
+}
+
+fn ground(prepared: &Prepared, place: Place, memory: bool) -> Ground {
+    let directories = prepared.directories.take();
+    sandbox::mounts::ground(&prepared.image, directories, place, memory, prepared.inputs.clone())
+}
+
+/// Data that the kernel lost on the way is an error.
+fn whole(outcome: Outcome) -> Result<Outcome> {
     match &outcome.lost {
         None => Ok(outcome),
         Some(error) => refuse(
@@ -208,11 +238,19 @@ fn step_as_laid(prepared: &Prepared, transaction: Option<&Transaction>, signals:
     }
 }
 
-fn finish(prepared: &Prepared, transaction: Option<Transaction>, outcome: &Outcome, step_seconds: f64) -> Result<u8> {
-    let success = succeeded(outcome);
+fn finish(
+    prepared: &Prepared,
+    transaction: Option<Transaction>,
+    mut outcome: Outcome,
+    step_seconds: f64,
+) -> Result<u8> {
+    let success = succeeded(&outcome);
     let started = Instant::now();
-    let (changes, fate, id) = settle(prepared, transaction, success, step_seconds)?;
-    tell(prepared, outcome, changes, fate, id, (step_seconds, started.elapsed().as_secs_f64()))
+    let mut leaving = outcome.leaving.take();
+    let (changes, fate, id) = settle(prepared, transaction, success, step_seconds, &mut leaving)?;
+    // The mounts are gone when dropcloth is.
+    drop(leaving);
+    tell(prepared, &outcome, changes, fate, id, (step_seconds, started.elapsed().as_secs_f64()))
 }
 
 /// Reports, and returns the exit status.
@@ -277,12 +315,14 @@ pub fn exit_code(outcome: &Outcome) -> u8 {
 /// A step of so many seconds may have written much.
 const WRITES_MUCH: f64 = 0.2;
 
-/// Commits, keeps or discards.
+/// Commits, keeps or discards. What the step wrote is looked at while the kernel takes its mounts apart (`leaving`); the image
+/// is touched when they are gone.
 fn settle(
     prepared: &Prepared,
     transaction: Option<Transaction>,
     success: bool,
     step_seconds: f64,
+    leaving: &mut Option<Leaving>,
 ) -> Result<(Changes, Fate, Option<String>)> {
     let plan = &prepared.plan;
     let Some(mut transaction) = transaction else {
@@ -301,6 +341,10 @@ fn settle(
         commit::write_ahead(&transaction, &prepared.image)?;
     }
     let (mut changes, pending) = scan_or_remove(&mut transaction, prepared)?;
+    if pending != Pending::Nothing || keep {
+        drop(leaving.take());
+        transaction.state.rules.needles = needles(plan);
+    }
     let id = transaction.state.id.clone();
     if keep {
         keep_it(&mut transaction)?;

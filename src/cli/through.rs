@@ -1,6 +1,7 @@
 //! A step that writes straight to the image: `--mode through`.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::Instant;
 
 use super::common::Prepared;
@@ -9,7 +10,7 @@ use crate::changes::{Changes, Policy, laid};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Inside;
 use crate::report::Fate;
-use crate::sandbox::{Outcome, placeholders, scaffold};
+use crate::sandbox::{Outcome, mounts, placeholders, scaffold};
 use crate::settings::WhenChanged;
 use crate::sys::fs;
 use crate::sys::signal::Signals;
@@ -20,23 +21,19 @@ pub fn run(prepared: &Prepared, signals: Signals) -> Result<u8> {
     let Some(storage) = transaction::storage_path(&prepared.plan.storage) else {
         return refuse(Fault::new("a step that writes straight to the image needs a place for its list on a disk"));
     };
-    let mut state = run::new_state(prepared, None)?;
-    let policy = state.policy.clone();
-    if scaffold::binds_from_memory(&prepared.plan) {
-        // Whoever cleans up after a killed run asks for the list of mount points only, and the shorter the state, the sooner it is
-        // written.
-        state.policy = Policy::default();
-    }
-    let mut transaction = Transaction::begin(&prepared.image, storage, state)?;
-    transaction.state.policy = policy;
-    if let Err(error) = lay(prepared, &transaction) {
-        transaction.clear(prepared.image.directory())?;
-        transaction.remove()?;
-        return Err(error);
-    }
     let started = Instant::now();
-    let outcome = run::step(prepared, Some(&mut transaction), signals);
+    let mut begun = None;
+    let outcome = if scaffold::binds_from_memory(&prepared.plan) {
+        run::step_beside(prepared, signals, &mut || {
+            let transaction = begun.insert(begin(prepared, storage)?);
+            mounts::place_of(transaction).map(Some)
+        })
+    } else {
+        let transaction = begun.insert(begin(prepared, storage)?);
+        run::step(prepared, Some(transaction), signals)
+    };
     let step_seconds = started.elapsed().as_secs_f64();
+    let Some(mut transaction) = begun else { return outcome.map(|_| 0) };
     let started = Instant::now();
     let touched = touched(prepared, &transaction, outcome.as_ref().ok())?;
     transaction.clear(prepared.image.directory())?;
@@ -57,6 +54,27 @@ pub fn run(prepared: &Prepared, signals: Signals) -> Result<u8> {
     run::tell(prepared, &outcome, changes, Fate::Through, None, (step_seconds, started.elapsed().as_secs_f64()))
 }
 
+/// The transaction, and what the step needs in the image.
+fn begin(prepared: &Prepared, storage: &Path) -> Result<Transaction> {
+    let mut state = run::new_state(prepared, None)?;
+    let policy = state.policy.clone();
+    if scaffold::binds_from_memory(&prepared.plan) {
+        // Whoever cleans up after a killed run asks for the list of mount points only, and the shorter the state, the sooner it is
+        // written.
+        state.policy = Policy::default();
+    }
+    let mut transaction = Transaction::begin(&prepared.image, storage, state)?;
+    transaction.state.policy = policy;
+    match lay(prepared, &mut transaction) {
+        Ok(()) => Ok(transaction),
+        Err(error) => {
+            transaction.clear(prepared.image.directory())?;
+            transaction.remove()?;
+            Err(error)
+        }
+    }
+}
+
 /// The overrides that the step wrote to, with their rules.
 fn touched(
     prepared: &Prepared,
@@ -73,7 +91,7 @@ fn touched(
 }
 
 /// Everything that the step needs besides the image, and last, the mount points in it.
-fn lay(prepared: &Prepared, transaction: &Transaction) -> Result<()> {
+fn lay(prepared: &Prepared, transaction: &mut Transaction) -> Result<()> {
     // A transaction without a state is taken for one that has touched nothing.
     let journal = transaction.journal();
     transaction.state.sync(transaction.directory(), journal.sync)?;
@@ -81,7 +99,9 @@ fn lay(prepared: &Prepared, transaction: &Transaction) -> Result<()> {
         scaffold::build_files(&prepared.plan, transaction.directory())?;
         laid::date(transaction)?;
     }
-    placeholders::make(&prepared.plan, prepared.image.directory(), Some(journal)).map(drop)
+    let points = placeholders::make(&prepared.plan, prepared.image.directory(), Some(journal))?;
+    transaction.points = Some(points);
+    Ok(())
 }
 
 /// Writes to the disk what the step's own calls did not.

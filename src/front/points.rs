@@ -151,7 +151,7 @@ impl Folder {
         // A sync for each of a framework's calls costs more than the call, and after a power cut it builds anew.
         let journal = File::open(&path)?;
         let journal = Journal { directory: journal.as_fd(), sync: Sync::Never };
-        list.make(image.directory(), Some(journal), &|_, _, _| Ok(())).map(drop)
+        list.make(Some(journal), &|_, _, _| Ok(())).map(drop)
     }
 
     /// Last made, first removed. Returns whether there was anything.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Inputs, mirror, mounts};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::{Identity, Image, Inside};
-use crate::plan::{Entry, Mount, Plan};
+use crate::plan::{Mount, Plan};
 use crate::sys::{fs, mount};
 use crate::transaction::Transaction;
 
@@ -59,10 +59,8 @@ pub fn attach(plan: &Plan, image: &Image, transaction: &Transaction, inputs: &In
 fn prepare(plan: &Plan, image: &Image, transaction: &Transaction, inputs: &Inputs) -> Result<Vec<(Inside, OwnedFd)>> {
     let scaffold = fs::open_dir(transaction.directory(), b"scaffold")?;
     let mut detached = Vec::new();
-    for (path, entry) in &plan.scaffold.entries {
-        if matches!(entry, Entry::File { .. }) {
-            detached.push((path.clone(), mounts::bound_override(plan, scaffold.as_fd(), path)?));
-        }
+    for path in plan.scaffold.bound() {
+        detached.push((path.clone(), mounts::bound_override(plan, scaffold.as_fd(), path)?));
     }
     for (wish, source) in plan.mounts.iter().zip(mounts::open_sources(plan, image, &[])?.into_mounts()) {
         let mounted = match (&wish.mount, source) {

@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, OFlags, ResolveFlags};
 
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::sys::mount::{self, Attr, FsContext};
@@ -24,9 +24,10 @@ const LINKS: [(&str, &str); 6] = [
     ("pts/ptmx", "ptmx"),
 ];
 
-/// The host's device nodes, open.
+/// The host's device nodes, each a detached mount.
 pub struct Devices {
     nodes: Vec<(&'static str, OwnedFd)>,
+    null: OwnedFd,
 }
 
 impl Devices {
@@ -35,8 +36,9 @@ impl Devices {
         let mut nodes = Vec::with_capacity(NODES.len());
         for (name, major, minor) in NODES {
             let path = format!("/dev/{name}");
-            let handle = mount::open_path(path.as_ref()).doing(|| format!("cannot use the host's {path}"))?;
-            let stat = fs::fstat(handle.as_fd())?;
+            let node =
+                mount::clone_mount_below(CWD, path.as_bytes()).doing(|| format!("cannot use the host's {path}"))?;
+            let stat = fs::fstat(node.as_fd())?;
             // CVE-2025-31133: what stands there may be a link or another device.
             let right = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
                 && stat.st_rdev == rustix::fs::makedev(major, minor);
@@ -46,15 +48,15 @@ impl Devices {
                         .hint(format!("Make it right with `rm {path}; mknod -m 666 {path} c {major} {minor}`.")),
                 );
             }
-            nodes.push((name, handle));
+            nodes.push((name, node));
         }
-        Ok(Devices { nodes })
+        let null = mount::open_path("/dev/null".as_ref()).doing(|| "cannot use the host's /dev/null")?;
+        Ok(Devices { nodes, null })
     }
 
     /// A read-only mount of /dev/null, to put over a file.
     pub fn null_mask(&self) -> SysResult<OwnedFd> {
-        let (_, null) = &self.nodes[0];
-        let bound = mount::clone_mount(null.as_fd(), false)?;
+        let bound = mount::clone_mount(self.null.as_fd(), false)?;
         mount::set_attributes(bound.as_fd(), Attr::MOUNT_ATTR_RDONLY, false)?;
         Ok(bound)
     }
@@ -70,8 +72,7 @@ pub fn tmpfs(mode: &str, attributes: Attr) -> SysResult<OwnedFd> {
 
 /// Fills the mounted tmpfs. With `terminal`, a pseudo-terminal of its own devpts comes back: master, slave.
 pub fn fill(dev: BorrowedFd<'_>, devices: &Devices, terminal: bool) -> Result<Option<(OwnedFd, OwnedFd)>> {
-    for (name, handle) in &devices.nodes {
-        let node = clone_node(handle.as_fd())?;
+    for (name, node) in &devices.nodes {
         let point = fs::create(dev, name.as_bytes(), 0o666)?;
         mount::attach(node.as_fd(), point.as_fd())?;
     }

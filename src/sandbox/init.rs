@@ -68,7 +68,7 @@ fn run(
     for number in [libc::SIGTTOU, libc::SIGTTIN, libc::SIGTSTP, libc::SIGHUP, libc::SIGPIPE] {
         signal::ignore(number);
     }
-    let entered = enter(plan, ground)?;
+    let entered = enter(plan, ground, socket)?;
     nix::unistd::setsid().doing(|| "cannot start a session")?;
     let terminal = entered.terminal.as_ref().map(|(_, slave)| slave.as_fd());
     if let Some(slave) = terminal {
@@ -81,18 +81,20 @@ fn run(
     let program = Program::find(plan, view.as_ref().and_then(View::port))?;
     let mut warden = Warden::start(plan, lines)?;
     let step = start(&Step { plan, trampoline, terminal, warden: warden.as_ref() }, &program)?;
-    send(socket, &FromInit::Running, entered.terminal.as_ref().map(|(master, _)| master.as_fd()))?;
+    if let Some((master, _)) = &entered.terminal {
+        send(socket, &FromInit::Running, Some(master.as_fd()))?;
+    }
     let ended = wait(socket, &signals, step, &mut Beside { view: view.as_mut(), warden: warden.as_mut() })?;
     let unwatched = warden.is_some_and(|warden| warden.gone);
-    kill_all();
+    let alone = kill_all();
     // A copy is synced before it is exchanged, and the image itself by whoever wants that; here it would write out the whole
     // file system, also for what is discarded.
     let lost = if plan.backend == Some(Backend::Overlay) { lost_data(&entered) } else { None };
     let touched = match &entered.bound {
-        Some(scaffold) => scaffold::touched_in_memory(plan, scaffold.as_fd(), ground.laid_at)?,
+        Some(bound) => scaffold::touched_in_memory(plan, bound.files.as_fd(), bound.laid_at)?,
         None => Vec::new(),
     };
-    send(socket, &FromInit::Ended { ended, lost, touched, unwatched }, None)
+    send(socket, &FromInit::Ended { ended, lost, touched, unwatched, alone }, None)
 }
 
 /// The kernel kills this process when the supervisor dies, and with pid 1 the whole namespace. A supervisor that died before
@@ -264,6 +266,8 @@ fn wait(socket: BorrowedFd<'_>, signals: &Signals, step: i32, beside: &mut Besid
             match receive::<ToInit>(socket)? {
                 Some((ToInit::Signal(number), _)) => process::kill(-step, number),
                 Some((ToInit::Kill, _)) => process::kill(-1, libc::SIGKILL),
+                // It was waited for before the step.
+                Some((ToInit::Place(..), _)) => {}
                 // The supervisor is gone: the death signal is on its way.
                 None => process::exit_now(125),
             }
@@ -278,10 +282,12 @@ fn reap_any() -> Result<Option<(i32, Ended)>> {
     }
 }
 
-/// Daemons and forgotten children hold files open and mounts busy: none survives its step.
-fn kill_all() {
+/// Daemons and forgotten children hold files open and mounts busy: none survives its step. Returns whether none is left; one
+/// that entered the namespace from outside is not ours to wait for.
+fn kill_all() -> bool {
     process::kill(-1, libc::SIGKILL);
     while process::wait_for(-1, 0).is_ok() {}
+    !process::may_signal(-1)
 }
 
 /// On a volatile overlay this writes nothing; it reports whether writing back the upper failed since the mount.

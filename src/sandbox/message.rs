@@ -5,13 +5,13 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Fault, Result};
-use crate::image::Inside;
+use crate::image::{Identity, Inside};
 use crate::sys::process::Ended;
 
 /// From the sandbox.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromInit {
-    /// Everything is set up and the step runs; with it comes the master side of its terminal, if it has one.
+    /// Everything is set up and the step runs, on a terminal whose master side comes with this.
     Running,
     /// Setting up failed, or the step could not be executed; nothing of the step ran.
     Failed(Fault),
@@ -27,12 +27,16 @@ pub enum FromInit {
         touched: Vec<Inside>,
         /// What watches the network did not live to the end.
         unwatched: bool,
+        /// No other process is in its pid namespace, not even one that entered it from outside.
+        alone: bool,
     },
 }
 
 /// To the sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToInit {
+    /// The transaction that was promised is in this directory (its path in bytes).
+    Place(Vec<u8>, Identity),
     /// Pass this signal to the step.
     Signal(i32),
     /// Kill it and everything it left.

@@ -23,33 +23,45 @@ pub mod tty;
 pub mod view;
 pub mod watch;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::cell::Cell;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::error::{Doing, Result};
+use crate::image::inside::Directories;
 use crate::image::{Identity, Image};
 use crate::mirror::synthesise::Pages;
 use crate::plan::Plan;
 use crate::settings::{Backend, Network};
 use crate::sys::mount;
 
-pub use supervise::{Outcome, hold_signals, run};
+pub use supervise::{Begin, Leaving, Outcome, hold_signals, run, run_beside};
 
 /// What init needs besides the plan: how to find the two directories again in its own mount namespace, and to be sure that
 /// they are the same.
-#[derive(Debug, Clone)]
 pub struct Ground {
     /// The image.
     pub image: (PathBuf, Identity),
-    /// The transaction's directory; none: everything is in memory.
-    pub transaction: Option<(PathBuf, Identity)>,
+    /// The transaction's directory.
+    pub place: Place,
     /// The scaffold is made in the sandbox, in memory; else it is in the transaction already.
     pub scaffold_in_memory: bool,
-    /// The time that overrides get which are bound over files: any other says that the step wrote to one.
-    pub laid_at: (i64, i64),
     /// What was read for the step.
     pub inputs: Inputs,
+    /// Directories of the image whose attributes the scaffold copies, until init takes them: they are handles on the host.
+    pub directories: Cell<Directories>,
+}
+
+/// Where the transaction is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Nowhere: everything is in memory.
+    Memory,
+    /// There.
+    There(PathBuf, Identity),
+    /// The supervisor makes it while init makes what stands in memory, and tells where.
+    Promised,
 }
 
 /// What is read on this machine for the step, and kept in memory only.
@@ -68,23 +80,33 @@ pub struct Entered {
     /// The merged root, kept to ask the overlay whether data was lost.
     pub root: OwnedFd,
     /// Overrides in memory that are bound over files.
-    pub bound: Option<OwnedFd>,
+    pub bound: Option<Bound>,
     /// The terminal of the step: master and slave.
     pub terminal: Option<(OwnedFd, OwnedFd)>,
 }
 
+/// Overrides in memory that are bound over files of a root in which the step works itself.
+pub struct Bound {
+    /// The directory that they are in.
+    pub files: OwnedFd,
+    /// The time that they got, seconds and nanoseconds: any other says that the step wrote to one.
+    pub laid_at: (i64, i64),
+}
+
 /// Enters the sandbox. Runs in pid 1 of the new namespaces, with all rights of the caller; on success the process stands in
 /// the merged root and sees nothing else of the host.
-pub fn enter(plan: &Plan, ground: &Ground) -> Result<Entered> {
+pub fn enter(plan: &Plan, ground: &Ground, socket: BorrowedFd<'_>) -> Result<Entered> {
     mount::make_all_private().doing(|| "cannot make the mounts of the sandbox private")?;
+    let directories = ground.directories.take();
     // Everything of the host is opened before anything is mounted that could hide it.
     let image = Image::reopen(&ground.image.0, ground.image.1)?;
     let mut sources = mounts::open_sources(plan, &image, &ground.inputs.secrets)?;
     let (root, bound) = match plan.backend {
-        None => mounts::direct_root(plan, ground, &image)?,
-        Some(Backend::Copy) => (mounts::copied_root(plan, ground)?, None),
-        Some(_) => (mounts::merged_root(plan, ground, &image)?, None),
+        None => mounts::direct_root(plan, ground, &image, socket)?,
+        Some(Backend::Copy) => (mounts::copied_root(plan, ground, socket)?, None),
+        Some(_) => (mounts::merged_root(plan, ground, &image, &directories, socket)?, None),
     };
+    drop(directories);
     let terminal = mounts::make_all(plan, root.as_fd(), &mut sources, &ground.inputs.pages)?;
     // Handles on the host's mounts go before the root does, and with them every way back.
     drop((sources, image));

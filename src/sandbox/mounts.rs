@@ -1,18 +1,25 @@
 //! Mounts of the sandbox. Every target inside the image is opened without following a link, and mounted on by descriptor.
 
+use std::cell::Cell;
+use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{OFlags, ResolveFlags};
+use rustix::io::Errno;
 
+use super::message::{ToInit, receive};
 use super::scaffold::Ids;
 use super::secrets::{self, Secret};
-use super::{Ground, Inputs, dev, mirror, scaffold};
+use super::{Bound, Ground, Inputs, Place, dev, mirror, scaffold};
 use crate::changes::{laid, replica};
 use crate::error::{Doing, Fault, Result, refuse};
-use crate::image::{Image, Inside};
+use crate::image::inside::Directories;
+use crate::image::{Identity, Image, Inside};
 use crate::mirror::synthesise::Pages;
-use crate::plan::{Entry, Mount, MountPlan, Plan};
+use crate::plan::{Mount, MountPlan, Plan};
+use crate::sys::error::Called;
 use crate::sys::mount::{self, Attr, FsContext};
 use crate::sys::{SysResult, fs};
 use crate::transaction::Transaction;
@@ -84,18 +91,27 @@ fn submount(image: &Image, at: &Inside, read_only: bool) -> Result<OwnedFd> {
 }
 
 /// The overlay of scaffold, image and upper, attached in this mount namespace.
-pub fn merged_root(plan: &Plan, ground: &Ground, image: &Image) -> Result<OwnedFd> {
+pub fn merged_root(
+    plan: &Plan,
+    ground: &Ground,
+    image: &Image,
+    directories: &Directories,
+    socket: BorrowedFd<'_>,
+) -> Result<OwnedFd> {
     let doing = || format!("cannot lay the overlay over {}", plan.image.display());
-    let base = match &ground.transaction {
-        Some((path, identity)) => Image::reopen(path, *identity)?.into_directory(),
-        None => in_memory(plan, image)?,
+    let in_memory = match ground.scaffold_in_memory {
+        true => scaffold::in_memory(plan, image, directories)?,
+        false => None,
+    };
+    let base = match ground.place {
+        Place::Memory => transaction_in_memory(plan, image)?,
+        _ => base(ground, socket)?,
     };
     let directory = |name: &[u8]| fs::open_dir(base.as_fd(), name);
     let (upper, work) = (directory(b"upper").doing(doing)?, directory(b"work").doing(doing)?);
-    let in_memory = if ground.scaffold_in_memory { scaffold::in_memory(plan, image, base.as_fd())? } else { None };
     let xino = in_memory.is_some();
     let scaffold = match in_memory {
-        Some(scaffold) => scaffold,
+        Some(scaffold) => scaffold.attach(base.as_fd())?,
         None => {
             if ground.scaffold_in_memory {
                 fs::mkdir_if_missing(base.as_fd(), b"scaffold", 0o700).doing(doing)?;
@@ -121,51 +137,77 @@ pub fn merged_root(plan: &Plan, ground: &Ground, image: &Image) -> Result<OwnedF
 }
 
 /// The copy of the image as the root.
-pub fn copied_root(plan: &Plan, ground: &Ground) -> Result<OwnedFd> {
+pub fn copied_root(plan: &Plan, ground: &Ground, socket: BorrowedFd<'_>) -> Result<OwnedFd> {
     let doing = || format!("cannot use the copy of {}", plan.image.display());
-    let base = base(ground)?;
+    let base = base(ground, socket)?;
     let tree = fs::open_dir(base.as_fd(), replica::TREE).doing(doing)?;
     let scaffold = fs::open_dir(base.as_fd(), b"scaffold").doing(doing)?;
-    bound_root(plan, base.as_fd(), tree.as_fd(), scaffold.as_fd()).doing(doing)
+    bound_root(plan, base.as_fd(), tree.as_fd(), scaffold.as_fd(), false).doing(doing)
 }
 
-/// The image itself as the root, and the scaffold where that is in memory.
-pub fn direct_root(plan: &Plan, ground: &Ground, image: &Image) -> Result<(OwnedFd, Option<OwnedFd>)> {
+/// The image itself as the root, and the overrides where they are in memory.
+pub fn direct_root(
+    plan: &Plan,
+    ground: &Ground,
+    image: &Image,
+    socket: BorrowedFd<'_>,
+) -> Result<(OwnedFd, Option<Bound>)> {
     let doing = || format!("cannot work in {} itself", plan.image.display());
-    let base = base(ground)?;
     if ground.scaffold_in_memory {
-        let scaffold = scaffold::files_in_memory(plan, base.as_fd(), ground.laid_at).doing(doing)?;
-        let root = bound_root(plan, base.as_fd(), image.directory(), scaffold.as_fd()).doing(doing)?;
-        return Ok((root, Some(scaffold)));
+        let laid_at = laid::before_now();
+        let scaffold = scaffold::files_in_memory(plan, laid_at).doing(doing)?;
+        let base = base(ground, socket)?;
+        let files = scaffold.attach(base.as_fd()).doing(doing)?;
+        let root = bound_root(plan, base.as_fd(), image.directory(), files.as_fd(), true).doing(doing)?;
+        return Ok((root, Some(Bound { files, laid_at })));
     }
+    let base = base(ground, socket)?;
     let scaffold = fs::open_dir(base.as_fd(), b"scaffold").doing(doing)?;
-    Ok((bound_root(plan, base.as_fd(), image.directory(), scaffold.as_fd()).doing(doing)?, None))
+    Ok((bound_root(plan, base.as_fd(), image.directory(), scaffold.as_fd(), false).doing(doing)?, None))
 }
 
-fn base(ground: &Ground) -> Result<OwnedFd> {
-    match &ground.transaction {
-        Some((path, identity)) => Ok(Image::reopen(path, *identity)?.into_directory()),
-        None => refuse(Fault::new("overrides that are bound need a transaction on a disk")),
+/// The transaction's directory, once it is there.
+fn base(ground: &Ground, socket: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let (path, identity) = match &ground.place {
+        Place::There(path, identity) => (path.clone(), *identity),
+        Place::Promised => promised(socket)?,
+        Place::Memory => return refuse(Fault::new("overrides that are bound need a transaction on a disk")),
+    };
+    Ok(Image::reopen(&path, identity)?.into_directory())
+}
+
+/// Waits for the supervisor's word. One that could not make the transaction kills this process.
+fn promised(socket: BorrowedFd<'_>) -> Result<(PathBuf, Identity)> {
+    match receive::<ToInit>(socket)? {
+        Some((ToInit::Place(path, identity), _)) => Ok((PathBuf::from(OsString::from_vec(path)), identity)),
+        _ => refuse(Fault::new("the supervisor told no place for the transaction")),
     }
 }
 
 /// `tree` as the root, attached in this mount namespace over the transaction's own directory, with the overrides bound over its
-/// files.
-fn bound_root(plan: &Plan, base: BorrowedFd<'_>, tree: BorrowedFd<'_>, scaffold: BorrowedFd<'_>) -> Result<OwnedFd> {
+/// files. Those in memory are in a mount that has the right attributes.
+fn bound_root(
+    plan: &Plan,
+    base: BorrowedFd<'_>,
+    tree: BorrowedFd<'_>,
+    scaffold: BorrowedFd<'_>,
+    in_memory: bool,
+) -> Result<OwnedFd> {
     let root = mount::clone_mount(tree, false)?;
     mount::set_attributes(root.as_fd(), overlay_attributes(plan), false)?;
     mount::attach(root.as_fd(), base)?;
-    for (path, entry) in &plan.scaffold.entries {
-        if matches!(entry, Entry::File { .. }) {
-            let file = bound_override(plan, scaffold, path)?;
-            mount::attach(file.as_fd(), place(root.as_fd(), path)?.as_fd())
-                .doing(|| format!("cannot lay {path} over"))?;
-        }
+    for path in plan.scaffold.bound() {
+        let doing = || format!("cannot lay {path} over");
+        let bound = match in_memory {
+            true => mount::clone_mount_below(scaffold, path.bytes()).doing(doing)?,
+            false => bound_override(plan, scaffold, path)?,
+        };
+        mount::attach(bound.as_fd(), place(root.as_fd(), path)?.as_fd()).doing(doing)?;
     }
     Ok(root)
 }
 
-/// A detached bind of one override.
+/// A detached bind of one override, or of the directory of several.
 pub fn bound_override(plan: &Plan, scaffold: BorrowedFd<'_>, path: &Inside) -> Result<OwnedFd> {
     let doing = || format!("cannot lay {path} over");
     let file = mount::clone_mount(place(scaffold, path)?.as_fd(), false).doing(doing)?;
@@ -236,7 +278,7 @@ impl Layers<'_> {
 
 /// Overlayfs does not take over the attributes of its layers' mounts. nodev: a device node can be made in the image and cannot
 /// be opened there.
-fn overlay_attributes(plan: &Plan) -> Attr {
+pub(super) fn overlay_attributes(plan: &Plan) -> Attr {
     let mut attributes = Attr::MOUNT_ATTR_NODEV;
     attributes.set(Attr::MOUNT_ATTR_NOSUID, plan.nosuid);
     attributes.set(Attr::MOUNT_ATTR_NOEXEC, plan.noexec);
@@ -244,7 +286,7 @@ fn overlay_attributes(plan: &Plan) -> Attr {
 }
 
 /// A tmpfs with the directories of a transaction, attached over the host's /tmp in this namespace only.
-fn in_memory(plan: &Plan, image: &Image) -> Result<OwnedFd> {
+fn transaction_in_memory(plan: &Plan, image: &Image) -> Result<OwnedFd> {
     let doing = || "cannot make a transaction in memory";
     let tmpfs = FsContext::open("tmpfs").doing(doing)?;
     tmpfs.set("source", "dropcloth").doing(doing)?;
@@ -356,19 +398,32 @@ fn guard_proc(proc: BorrowedFd<'_>, devices: &dev::Devices) -> Result<()> {
     for name in MASKED {
         let Some(part) = below(proc, name)? else { continue };
         let directory = rustix::fs::FileType::from_raw_mode(fs::fstat(part.as_fd())?.st_mode).is_dir();
-        let mask = if directory { dev::tmpfs("0755", Attr::MOUNT_ATTR_RDONLY)? } else { devices.null_mask()? };
+        let mask = if directory { empty_directory(proc)? } else { devices.null_mask()? };
         mount::attach(mask.as_fd(), part.as_fd())?;
     }
     Ok(())
 }
 
+/// One of procfs itself, where it has that: a file system more costs a run as much as ten binds.
+fn empty_directory(proc: BorrowedFd<'_>) -> Result<OwnedFd> {
+    // KERNEL(2.6): it is kept for old programs, and nothing can be made in it; see proc_tty_init(), fs/proc/proc_tty.c.
+    match below(proc, "tty/ldisc")? {
+        Some(empty) => {
+            let bound = mount::clone_mount(empty.as_fd(), false)?;
+            mount::set_attributes(bound.as_fd(), Attr::MOUNT_ATTR_RDONLY, false)?;
+            Ok(bound)
+        }
+        None => Ok(dev::tmpfs("0755", Attr::MOUNT_ATTR_RDONLY)?),
+    }
+}
+
 fn below(proc: BorrowedFd<'_>, name: &str) -> Result<Option<OwnedFd>> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    match fs::openat2(proc, name.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW, resolve) {
+    match fs::try_openat2(proc, name.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW, resolve) {
         Ok(part) => Ok(Some(part)),
         // EXDEV: a container's procfs in which that part is masked already; nothing is mounted in a new one.
-        Err(error) if [libc::ENOENT, libc::EXDEV].contains(&error.errno) => Ok(None),
-        Err(error) => Err(error.into()),
+        Err(Errno::NOENT | Errno::XDEV) => Ok(None),
+        Err(errno) => Err(errno).called(|| format!("openat2(\"/proc/{name}\")")).map_err(Into::into),
     }
 }
 
@@ -381,16 +436,18 @@ fn sys() -> SysResult<OwnedFd> {
 }
 
 /// The transaction's directory must be reachable by its path in the sandbox's namespace; kept here beside its one user.
-pub fn ground(image: &Image, transaction: Option<&Transaction>, in_memory: bool, inputs: Inputs) -> Result<Ground> {
-    let place = match transaction {
-        Some(t) if !t.path().is_absolute() => {
-            return refuse(Fault::new(format!("the transaction's path {} is not absolute", t.path().display())));
-        }
-        Some(t) => Some((t.path().to_owned(), t.identity()?)),
-        None => None,
-    };
-    let scaffold_in_memory = in_memory && place.is_some();
-    let laid_at = transaction.map(laid::laid_at).unwrap_or_default();
+pub fn ground(image: &Image, directories: Directories, place: Place, in_memory: bool, inputs: Inputs) -> Ground {
+    let scaffold_in_memory = in_memory && place != Place::Memory;
     let image = (image.path().to_owned(), image.identity());
-    Ok(Ground { image, transaction: place, scaffold_in_memory, laid_at, inputs })
+    let directories = Cell::new(directories);
+    Ground { image, place, scaffold_in_memory, inputs, directories }
+}
+
+/// Where a transaction is that has begun.
+pub fn place_of(transaction: &Transaction) -> Result<(PathBuf, Identity)> {
+    let path = transaction.path();
+    if !path.is_absolute() {
+        return refuse(Fault::new(format!("the transaction's path {} is not absolute", path.display())));
+    }
+    Ok((path.to_owned(), transaction.identity()?))
 }

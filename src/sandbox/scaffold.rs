@@ -2,10 +2,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::mounts::overlay_attributes;
 use crate::changes::marks::Prefix;
 use crate::changes::redo::{Escaped, copy_directory_attributes};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::host::ids::{self, Maps};
+use crate::image::inside::Directories;
 use crate::image::{Image, Inside};
 use crate::plan::{Content, Entry, Plan};
 use crate::settings::{Mode, WhenChanged};
@@ -35,10 +37,10 @@ pub fn build_files(plan: &Plan, transaction: BorrowedFd<'_>) -> Result<()> {
 
 /// A scaffold in memory, in the sandbox; none where memory cannot have what the image's directories have (flags, attributes).
 /// Its device is another one than the image's, so the overlay needs `xino`.
-pub fn in_memory(plan: &Plan, image: &Image, point: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
-    let root = tmpfs(point)?;
-    match fill_memory(plan, image, root.as_fd()) {
-        Ok(()) => Ok(Some(root)),
+pub fn in_memory(plan: &Plan, image: &Image, directories: &Directories) -> Result<Option<InMemory>> {
+    let scaffold = InMemory::new(Attr::MOUNT_ATTR_NODEV)?;
+    match fill_memory(plan, image, directories, scaffold.root.as_fd()) {
+        Ok(()) => Ok(Some(scaffold)),
         Err(error) if matches!(Fault::errno(&error), Some(libc::EOPNOTSUPP | libc::ENOTTY)) => Ok(None),
         Err(error) => Err(error),
     }
@@ -50,14 +52,14 @@ pub fn binds_from_memory(plan: &Plan) -> bool {
     plan.mode == Mode::Through && !plan.scaffold.entries.values().any(keeps)
 }
 
-/// The overrides of such a step, with this time, in a file system attached at `point`.
-pub fn files_in_memory(plan: &Plan, point: BorrowedFd<'_>, laid_at: (i64, i64)) -> Result<OwnedFd> {
-    let root = tmpfs(point)?;
-    write_own(plan, root.as_fd())?;
+/// The overrides of such a step, with this time.
+pub fn files_in_memory(plan: &Plan, laid_at: (i64, i64)) -> Result<InMemory> {
+    let scaffold = InMemory::new(overlay_attributes(plan))?;
+    write_own(plan, scaffold.root.as_fd())?;
     for path in files(plan) {
-        fs::set_times(root.as_fd(), path.bytes(), Times { atime: laid_at, mtime: laid_at })?;
+        fs::set_times(scaffold.root.as_fd(), path.bytes(), Times { atime: laid_at, mtime: laid_at })?;
     }
-    Ok(root)
+    Ok(scaffold)
 }
 
 /// Those of them that the step wrote to.
@@ -75,13 +77,27 @@ fn files(plan: &Plan) -> impl Iterator<Item = &Inside> {
     plan.scaffold.entries.iter().filter(|(_, entry)| matches!(entry, Entry::File { .. })).map(|(path, _)| path)
 }
 
-fn tmpfs(point: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let tmpfs = FsContext::open("tmpfs")?;
-    tmpfs.set("source", "scaffold")?;
-    tmpfs.set("mode", "0755")?;
-    let mounted = tmpfs.mount(Attr::MOUNT_ATTR_NODEV)?;
-    mount::attach(mounted.as_fd(), point)?;
-    Ok(fs::open_dir(mounted.as_fd(), b".")?)
+/// A file system of our own that is attached nowhere yet.
+pub struct InMemory {
+    mount: OwnedFd,
+    root: OwnedFd,
+}
+
+impl InMemory {
+    fn new(attributes: Attr) -> Result<InMemory> {
+        let tmpfs = FsContext::open("tmpfs")?;
+        tmpfs.set("source", "scaffold")?;
+        tmpfs.set("mode", "0755")?;
+        let mount = tmpfs.mount(attributes)?;
+        let root = fs::open_dir(mount.as_fd(), b".")?;
+        Ok(InMemory { mount, root })
+    }
+
+    /// Attaches it at `point`, where the step does not see it. Returns its root.
+    pub fn attach(self, point: BorrowedFd<'_>) -> Result<OwnedFd> {
+        mount::attach(self.mount.as_fd(), point)?;
+        Ok(self.root)
+    }
 }
 
 /// Writes the entries.
@@ -99,11 +115,12 @@ pub fn fill(plan: &Plan, image: &Image, scaffold: BorrowedFd<'_>, ids: &Ids<'_>)
 
 /// The same in an empty file system of our own, where a new entry has the mode and the owner that it is made with: a run makes
 /// this on its way into the image, so each call counts.
-fn fill_memory(plan: &Plan, image: &Image, scaffold: BorrowedFd<'_>) -> Result<()> {
+fn fill_memory(plan: &Plan, image: &Image, directories: &Directories, scaffold: BorrowedFd<'_>) -> Result<()> {
     write_own(plan, scaffold)?;
+    let own = own_ids();
     for (path, entry) in plan.scaffold.entries.iter().rev() {
         if *entry == Entry::Clone {
-            clone_to_memory(plan, image, path, scaffold)
+            clone_to_memory(plan, image, directories, (path, own), scaffold)
                 .doing(|| format!("cannot copy the attributes of {path} of the image"))?;
         }
     }
@@ -118,14 +135,33 @@ fn write_own(plan: &Plan, scaffold: BorrowedFd<'_>) -> Result<()> {
 }
 
 /// Most directories have nothing but an owner, a mode and times.
-fn clone_to_memory(plan: &Plan, image: &Image, path: &Inside, scaffold: BorrowedFd<'_>) -> Result<()> {
+fn clone_to_memory(
+    plan: &Plan,
+    image: &Image,
+    directories: &Directories,
+    (path, own): (&Inside, (u32, u32)),
+    scaffold: BorrowedFd<'_>,
+) -> Result<()> {
     use crate::changes::marks::{COPIED_FLAGS, PROTECTED_FLAGS};
-    let source = fs::open_dir_below_mounts(image.directory(), path.bytes())?;
-    let stat = fs::fstat(source.as_fd())?;
-    let flags = fs::flags(source.as_fd())?.unwrap_or(0) & (COPIED_FLAGS | PROTECTED_FLAGS);
-    let ours = (stat.st_uid, stat.st_gid) == own_ids();
-    if path.is_root() || !ours || flags != 0 || !xattr::list(source.as_fd(), b"")?.is_empty() {
+    let opened;
+    let source = match directories.get(path) {
+        Some(source) => source,
+        None if path.is_root() => image.directory(),
+        None => {
+            opened = fs::open_dir_below_mounts(image.directory(), path.bytes())?;
+            opened.as_fd()
+        }
+    };
+    let stat = fs::fstat(source)?;
+    let flags = fs::flags(source)?.unwrap_or(0) & (COPIED_FLAGS | PROTECTED_FLAGS);
+    let ours = (stat.st_uid, stat.st_gid) == own;
+    if !ours || flags != 0 || !xattr::list(source, b"")?.is_empty() {
         return clone_attributes(image, path, scaffold, prefix(plan));
+    }
+    if path.is_root() {
+        // The one directory that was not made here.
+        fs::fchmod(scaffold, stat.st_mode)?;
+        return Ok(fs::set_times_of(scaffold, Times::of(&stat))?);
     }
     if stat.st_mode & 0o7777 != NEW_DIRECTORY {
         fs::chmod(scaffold, path.bytes(), stat.st_mode)?;

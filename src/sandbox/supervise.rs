@@ -1,6 +1,8 @@
 //! The supervisor: the process the user started. It makes the sandbox, relays signals and the terminal, and waits.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -12,16 +14,19 @@ use super::{Ground, init};
 use crate::error::{Doing, Fault, Result};
 use crate::escape::Escape;
 use crate::host::ids::Extent;
-use crate::image::Inside;
+use crate::image::{Identity, Inside};
 use crate::plan::Plan;
-use crate::settings::{self, Network};
+use crate::settings::{self, Backend, Network};
 use crate::sys::process::{self, Ended, Forked};
 use crate::sys::signal::{self, Signals};
 use crate::sys::trampoline::Trampoline;
 use crate::sys::userns;
 
+/// Makes a transaction and tells where it is.
+pub type Begin<'a> = dyn FnMut() -> Result<Option<(PathBuf, Identity)>> + 'a;
+
 /// How a run of the sandbox ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Outcome {
     /// The step's end.
     pub ended: Ended,
@@ -37,6 +42,18 @@ pub struct Outcome {
     pub unwatched: bool,
     /// It must not have asked for them, or for what nobody knows.
     pub escaped: bool,
+    /// Its first process, where that has nothing to do any more but to take the mounts apart.
+    pub leaving: Option<Leaving>,
+}
+
+/// The first process of a sandbox on its way out, alone: what the step wrote is as it will be. Dropped, it is waited for.
+#[derive(Debug)]
+pub struct Leaving(i32);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let _ = process::wait_for(self.0, 0);
+    }
 }
 
 /// Blocks the signals that are passed on to the step. To be called before anything is made that a signal's default, the end
@@ -49,6 +66,12 @@ pub fn hold_signals() -> Result<Signals> {
 
 /// Runs the step of `plan`. The process must have one thread, and `signals` held.
 pub fn run(plan: &Plan, ground: &Ground, signals: Signals) -> Result<Outcome> {
+    run_beside(plan, ground, signals, &mut || Ok(None))
+}
+
+/// The same with a transaction that `begin` makes meanwhile, [`Place::Promised`](super::Place): half of the way into a root is
+/// made of things in memory that wait for no disk. Where `begin` fails, nothing has run.
+pub fn run_beside(plan: &Plan, ground: &Ground, signals: Signals, begin: &mut Begin<'_>) -> Result<Outcome> {
     let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     if plan.network != Network::Host {
         namespaces |= libc::CLONE_NEWNET;
@@ -67,7 +90,8 @@ pub fn run(plan: &Plan, ground: &Ground, signals: Signals) -> Result<Outcome> {
         }
         Forked::Parent { pid, pidfd } => (pid, pidfd),
     };
-    drop((theirs, trampoline, wait, lines));
+    // While init is at work.
+    drop((theirs, trampoline, wait, lines, ground.directories.take()));
     if let Some(maps) = &plan.inner_maps {
         let lines = |extents: &[Extent]| extents.iter().map(|e| (e.inside, e.outside, e.count)).collect::<Vec<_>>();
         userns::write_directly(&pid.to_string(), &lines(&maps.users), &lines(&maps.groups), true)
@@ -76,18 +100,29 @@ pub fn run(plan: &Plan, ground: &Ground, signals: Signals) -> Result<Outcome> {
         rustix::io::write(&mapped, b"x")?;
     }
     drop(mapped);
+    let begun = begin();
     let mut supervisor =
         Supervisor { socket: ours, signals, relay: None, stop: None, interrupted: None, pid, plan, outer };
-    let result = supervisor.watch();
+    let result = begun.and_then(|place| {
+        place.into_iter().for_each(|(path, identity)| {
+            supervisor.tell(&ToInit::Place(path.into_os_string().into_vec(), identity));
+        });
+        supervisor.watch()
+    });
     let outer = supervisor.outer.take();
     drop(supervisor);
     if result.is_err() {
         process::kill(pid, libc::SIGKILL);
     }
-    // Only when pid 1 is gone are all processes of its namespace gone, and with them every mount of the sandbox.
-    process::wait_for(pid, 0)?;
+    // Only when pid 1 is gone are all mounts of the sandbox gone, and where it was not alone, all processes.
+    let leaving = Leaving(pid);
     drop(pidfd);
-    let mut outcome = result?;
+    let (mut outcome, alone) = result?;
+    if alone && ground.scaffold_in_memory && plan.backend == Some(Backend::Overlay) && outer.is_none() {
+        outcome.leaving = Some(leaving);
+    } else {
+        drop(leaving);
+    }
     outcome.escapes = outer.map(Outer::finish).transpose()?.unwrap_or_default();
     let forbidden = plan.watch.as_ref().is_some_and(|watch| watch.escape == settings::Escape::Fail);
     outcome.escaped = forbidden && (outcome.unwatched || !outcome.escapes.is_empty());
@@ -107,7 +142,8 @@ struct Supervisor<'a> {
 }
 
 impl Supervisor<'_> {
-    fn watch(&mut self) -> Result<Outcome> {
+    /// Returns how it ended, and whether pid 1 is alone in its namespace.
+    fn watch(&mut self) -> Result<(Outcome, bool)> {
         loop {
             let ready = self.poll()?;
             if ready.signal {
@@ -117,7 +153,7 @@ impl Supervisor<'_> {
             }
             if self.stop.is_some_and(|when| Instant::now() >= when) {
                 self.stop = None;
-                self.tell(ToInit::Kill);
+                self.tell(&ToInit::Kill);
             }
             if ready.message
                 && let Some(outcome) = self.message()?
@@ -162,33 +198,33 @@ impl Supervisor<'_> {
                 if let Some(relay) = &self.relay {
                     relay.resize();
                 } else {
-                    self.tell(ToInit::Signal(number));
+                    self.tell(&ToInit::Signal(number));
                 }
             }
             libc::SIGCONT => {
                 if let Some(relay) = &mut self.relay {
                     relay.resume()?;
                 }
-                self.tell(ToInit::Signal(libc::SIGCONT));
+                self.tell(&ToInit::Signal(libc::SIGCONT));
             }
-            libc::SIGINT | libc::SIGTERM if self.interrupted.is_some() => self.tell(ToInit::Kill),
+            libc::SIGINT | libc::SIGTERM if self.interrupted.is_some() => self.tell(&ToInit::Kill),
             number => {
                 if [libc::SIGINT, libc::SIGTERM].contains(&number) {
                     self.interrupted = Some(number);
                     self.stop = Some(Instant::now() + Duration::from_secs(self.plan.grace.into()));
                 }
-                self.tell(ToInit::Signal(number));
+                self.tell(&ToInit::Signal(number));
             }
         }
         Ok(())
     }
 
     /// A message that does not arrive means that init is gone, which the next receive finds out.
-    fn tell(&self, message: ToInit) {
-        let _ = send(self.socket.as_fd(), &message, None);
+    fn tell(&self, message: &ToInit) {
+        let _ = send(self.socket.as_fd(), message, None);
     }
 
-    fn message(&mut self) -> Result<Option<Outcome>> {
+    fn message(&mut self) -> Result<Option<(Outcome, bool)>> {
         match receive::<FromInit>(self.socket.as_fd())? {
             Some((FromInit::Running, master)) => {
                 self.relay = master.map(Relay::start).transpose()?;
@@ -203,11 +239,11 @@ impl Supervisor<'_> {
                 Ok(None)
             }
             Some((FromInit::Failed(fault), _)) => Err(fault.into()),
-            Some((FromInit::Ended { ended, lost, touched, unwatched }, _)) => {
+            Some((FromInit::Ended { ended, lost, touched, unwatched, alone }, _)) => {
                 if let Some(relay) = &mut self.relay {
                     relay.drain();
                 }
-                Ok(Some(Outcome {
+                let outcome = Outcome {
                     ended,
                     lost,
                     touched,
@@ -215,7 +251,9 @@ impl Supervisor<'_> {
                     interrupted: self.interrupted,
                     escapes: Vec::new(),
                     escaped: false,
-                }))
+                    leaving: None,
+                };
+                Ok(Some((outcome, alone)))
             }
             None => {
                 let how = process::peek(self.pid);

@@ -96,6 +96,13 @@ pub fn clone_mount(source: BorrowedFd<'_>, recursive: bool) -> SysResult<OwnedFd
     rustix::mount::open_tree(source, "", flags).called(|| format!("open_tree([{}])", source.as_raw_fd()))
 }
 
+/// The same for what is at `path` below a directory of our own, where nobody makes links.
+pub fn clone_mount_below(directory: BorrowedFd<'_>, path: &[u8]) -> SysResult<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    rustix::mount::open_tree(directory, path, flags)
+        .called(|| format!("open_tree([{}], {})", directory.as_raw_fd(), super::error::quoted(path)))
+}
+
 /// Sets `attributes` on a mount, and on those below it when `recursive`.
 pub fn set_attributes(mount: BorrowedFd<'_>, attributes: Attr, recursive: bool) -> SysResult<()> {
     let value = libc::mount_attr { attr_set: u64::from(attributes.bits()), attr_clr: 0, propagation: 0, userns_fd: 0 };

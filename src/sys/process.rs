@@ -167,6 +167,12 @@ pub fn kill(pid: i32, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
+/// Whether there is a process that `pid` means, as for [`kill`], a zombie too.
+pub fn may_signal(pid: i32) -> bool {
+    // SAFETY: kill takes any numbers; signal 0 does nothing.
+    unsafe { libc::kill(pid, 0) == 0 }
+}
+
 /// SIGKILL for this process when its parent dies, prctl(2) PR_SET_PDEATHSIG.
 pub fn die_with_parent() -> SysResult<()> {
     prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong, "PR_SET_PDEATHSIG")

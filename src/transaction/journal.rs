@@ -58,6 +58,9 @@ pub struct State {
     pub pid: u32,
     /// Seconds since 1970 when it began.
     pub started: u64,
+    /// Without policy and rules: of a step that has not come to its end, and that nobody commits by hand.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub brief: bool,
     /// Overrides and mount points of the scaffold.
     pub policy: Policy,
     /// Where overlayfs keeps its attributes.
@@ -112,13 +115,27 @@ pub enum Progress {
 
 impl State {
     /// Writes the first one. Whoever finds half of it finds a transaction that has touched nothing yet.
-    pub fn begin(&self, directory: BorrowedFd<'_>) -> Result<()> {
-        let text = serde_json::to_vec(self)?;
+    pub fn begin(&mut self, directory: BorrowedFd<'_>) -> Result<()> {
+        let text = self.first_text()?;
         let ordered = self.mode == Mode::Through && Sync::durable(directory, self.same_file_system) == Sync::Ordered;
         if ordered && write_as_name(directory, b"state", &text)? {
             return Ok(());
         }
         write(directory, b"state", &text).map(drop)
+    }
+
+    /// Without the long lists where nobody will read them from the disk: a transaction of one step is removed, or kept, which
+    /// writes the whole of it, and who finishes a decided commit asks for none of them.
+    fn first_text(&mut self) -> Result<Vec<u8>> {
+        if self.mode == Mode::Through || self.name.is_some() {
+            return Ok(serde_json::to_vec(self)?);
+        }
+        let lists = (std::mem::take(&mut self.policy), std::mem::take(&mut self.rules));
+        self.brief = true;
+        let text = serde_json::to_vec(self);
+        self.brief = false;
+        (self.policy, self.rules) = lists;
+        Ok(text?)
     }
 
     /// Writes it, replacing an older one in one step. A power cut may leave neither, so it is for a beginning, which nothing
@@ -203,6 +220,7 @@ impl State {
             attached: false,
             pid: 0,
             started: 0,
+            brief: false,
             policy: Policy::default(),
             prefix: Prefix::Trusted,
             moved_to: None,

@@ -16,7 +16,8 @@ use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::{Identity, Image};
 use crate::plan::Storage;
 use crate::settings::Mode;
-use crate::sys::{SysError, fs};
+use crate::sys::{SysError, SysResult, fs};
+use points::{FILES, Points};
 
 pub use journal::State;
 
@@ -32,6 +33,8 @@ pub struct Transaction {
     path: PathBuf,
     /// What is on disk about it.
     pub state: State,
+    /// The mount points that this process has made, which the lists on the disk have too.
+    pub points: Option<Points>,
 }
 
 /// Takes the image's lock: exclusive for what may write to it, shared for what is discarded. It goes with the handle, and the
@@ -70,8 +73,8 @@ impl Transaction {
         let stat = fs::fstat(directory.as_fd())?;
         let same_file_system = stat.st_dev == state.root.device;
         let state = State { begun: Some(changes::stamp(&stat)), same_file_system, ..state };
-        let transaction = Transaction { directory, path: storage.join(name), state };
-        transaction.state.begin(transaction.directory())?;
+        let mut transaction = Transaction { directory, path: storage.join(name), state, points: None };
+        transaction.state.begin(transaction.directory.as_fd())?;
         disinherit(transaction.directory())?;
         drop(base);
         if transaction.state.mode != Mode::Through {
@@ -90,7 +93,7 @@ impl Transaction {
             return Ok(None);
         }
         let state = State::load(directory.as_fd()).doing(doing)?;
-        Ok(Some(Transaction { directory, path: path.to_owned(), state }))
+        Ok(Some(Transaction { directory, path: path.to_owned(), state, points: None }))
     }
 
     /// The open directory.
@@ -116,6 +119,11 @@ impl Transaction {
         let base = open_owned(storage).doing(doing)?;
         fs::lock_shared(base.as_fd()).doing(doing)?;
         let name = std::os::unix::ffi::OsStrExt::as_bytes(name);
+        if self.is_of_one_step() && self.remove_empty(base.as_fd(), name).is_ok() {
+            drop(base);
+            let _ = std::fs::remove_dir(storage);
+            return Ok(());
+        }
         let waste = [name, WASTE.as_bytes()].concat();
         fs::rename(base.as_fd(), name, base.as_fd(), &waste).doing(doing)?;
         discard::remove_tree(base.as_fd(), &waste).doing(doing)?;
@@ -123,6 +131,51 @@ impl Transaction {
         // Other transactions may be in it; then it stays.
         let _ = std::fs::remove_dir(storage);
         Ok(())
+    }
+}
+
+impl Transaction {
+    /// Whoever finds it half removed may finish that: it is not kept, and nothing of it is decided.
+    fn is_of_one_step(&self) -> bool {
+        let state = &self.state;
+        !state.attached && state.name.is_none() && !state.kept && state.moved_to.is_none()
+    }
+
+    /// Removes one whose step left nothing in it, by the names that are in it then. The state goes last, so that its owner is
+    /// known for as long as it is there. At the first name that is not as it should be it stops.
+    fn remove_empty(&self, base: BorrowedFd<'_>, name: &[u8]) -> SysResult<()> {
+        match self.state.mode {
+            Mode::Through => self.remove_lists()?,
+            _ => self.remove_layers()?,
+        }
+        fs::unlink(self.directory(), b"state")?;
+        fs::rmdir(base, name)
+    }
+
+    /// What they stand for is cleared, and without the first the others say nothing.
+    fn remove_lists(&self) -> SysResult<()> {
+        // Overrides on the disk, of a step whose version of one is kept: then there is more.
+        if fs::stat(self.directory(), b"scaffold")?.is_some() {
+            return Err(SysError::new("rmdir()", libc::ENOTEMPTY));
+        }
+        FILES.iter().try_for_each(|list| match fs::unlink(self.directory(), list) {
+            Err(error) if error.errno != libc::ENOENT => Err(error),
+            _ => Ok(()),
+        })
+    }
+
+    /// Overlayfs leaves the mark of a volatile mount and an empty index, see Documentation/filesystems/overlayfs.rst.
+    fn remove_layers(&self) -> SysResult<()> {
+        let directory = self.directory();
+        fs::rmdir(directory, b"upper")?;
+        fs::unlink(directory, b"work/work/incompat/volatile/dirty")?;
+        for left in [&b"work/work/incompat/volatile"[..], b"work/work/incompat", b"work/work"] {
+            fs::rmdir(directory, left)?;
+        }
+        match fs::rmdir(directory, b"work/index") {
+            Err(error) if error.errno != libc::ENOENT => Err(error),
+            _ => fs::rmdir(directory, b"work"),
+        }
     }
 }
 
@@ -179,10 +232,15 @@ fn vanished(error: &anyhow::Error) -> bool {
 
 /// Opens the directory that holds transactions, made with mode 0700 when it is missing.
 fn open_storage(path: &Path) -> Result<OwnedFd> {
-    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        std::fs::create_dir_all(parent)?;
-    }
-    match std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(path) {
+    let make = || std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(path);
+    let made = match make() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            make()
+        }
+        other => other,
+    };
+    match made {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         other => {
             other.map_err(|e| SysError::new(format!("mkdir({:?})", path.display()), e.raw_os_error().unwrap_or(0)))?

@@ -3,26 +3,34 @@
 //!
 //! A list is written before the first is made, and again before the first is removed, so that whoever finds it can finish:
 //! *making*: no step has run yet, everything goes; *made*: what the step left in one stays; *leaving*: the times that the
-//! directories are to have at the end are known. Each is a file of its own, so that one that a power cut tore leaves the one
-//! before it.
+//! directories are to have at the end are known. Each is a file of its own with what it adds to those before, so that one that a
+//! power cut tore leaves the one before it.
+//!
+//! Where nobody will write into one, all files are names of one empty file, as far as the file system and the directories let
+//! them: a name costs half of what a file does, twice.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Stat};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::journal::{read_text, remove_if_there, write, write_as_name};
 use crate::changes::marks::PROTECTED_FLAGS;
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Inside;
+use crate::sys::error::Called;
 use crate::sys::fs::{self, Times};
 use crate::sys::process;
 use crate::sys::volume;
 
-/// The names of the lists in the transaction, the newest first.
-pub const FILES: [&[u8]; 3] = [b"points.leaving", b"points.made", b"points"];
+/// The names of the lists in the transaction. Without the first, the others say nothing.
+pub const FILES: [&[u8]; 3] = [b"points", b"points.made", b"points.leaving"];
+
+/// The mode of a file.
+const EMPTY: u32 = 0o644;
 
 /// Sets the owner of an entry: the directory, the name, and what it is now.
 pub type Give<'a> = dyn Fn(BorrowedFd<'_>, &[u8], &Stat) -> Result<()> + 'a;
@@ -30,13 +38,18 @@ pub type Give<'a> = dyn Fn(BorrowedFd<'_>, &[u8], &Stat) -> Result<()> + 'a;
 /// Seconds and nanoseconds.
 type Time = (i64, i64);
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Phase {
     #[default]
     Making,
     Made,
     Leaving,
+}
+
+impl Phase {
+    fn file(self) -> &'static [u8] {
+        FILES[self as usize]
+    }
 }
 
 /// Where the lists are.
@@ -70,6 +83,7 @@ impl Sync {
 /// What is made, and where.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Points {
+    #[serde(skip)]
     phase: Phase,
     parents: BTreeMap<Inside, Parent>,
     made: Vec<Point>,
@@ -84,15 +98,11 @@ struct Parent {
     #[serde(rename = "b")]
     before: Time,
     /// Its time at the end; none: the same.
-    #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip)]
     after: Option<Time>,
     /// `i` and `a` flags that the step gave it.
-    #[serde(rename = "f", default, skip_serializing_if = "is_zero")]
+    #[serde(skip)]
     flags: u32,
-}
-
-fn is_zero(flags: &u32) -> bool {
-    *flags == 0
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -103,19 +113,64 @@ struct Point {
     #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
     directory: Option<u32>,
     /// 0: not known yet.
-    #[serde(rename = "i")]
+    #[serde(skip)]
     inode: u64,
+}
+
+/// What the list *made* adds, in the order of the points: the inode of each, and of a directory its time.
+#[derive(Serialize, Deserialize)]
+struct Made(Vec<(u64, Option<Time>)>);
+
+/// What the list *leaving* adds: the directories that do not get their old time, or have flags.
+#[derive(Serialize, Deserialize)]
+struct Leaving(Vec<(Inside, Option<Time>, u32)>);
+
+/// What has to be made in a root, with the directories that it is made in.
+pub struct Wanted<'a> {
+    points: Points,
+    open: Open<'a>,
+    one_file: bool,
+}
+
+impl Wanted<'_> {
+    /// Whether there is nothing to make.
+    pub fn is_empty(&self) -> bool {
+        self.points.made.is_empty()
+    }
+
+    /// All files may be one: nobody writes into them, but over them.
+    pub fn as_one_file(self, one_file: bool) -> Self {
+        Wanted { one_file, ..self }
+    }
+
+    /// Makes it; `give` sets the owner of a new entry. The process must have one thread. With a `journal` the list is there
+    /// before. What was made before an error is removed again.
+    pub fn make(mut self, journal: Option<Journal<'_>>, give: &Give<'_>) -> Result<Points> {
+        self.points.save(journal)?;
+        let umask = process::set_umask(0);
+        let made = self.points.make_all(&mut self.open, self.one_file, give);
+        process::set_umask(umask);
+        match made.and_then(|()| self.points.save(journal)) {
+            Ok(()) => Ok(self.points),
+            Err(error) => {
+                self.points.phase = Phase::Making;
+                self.points.remove(self.open.root, journal)?;
+                Err(error)
+            }
+        }
+    }
 }
 
 impl Points {
     /// What has to be made in `root` so that these are there, each after the directory it is in: with a mode it is a directory,
     /// without one a file. Changes nothing.
-    pub fn wanted(places: impl IntoIterator<Item = (Inside, Option<u32>)>, root: BorrowedFd<'_>) -> Result<Points> {
+    pub fn wanted(places: impl IntoIterator<Item = (Inside, Option<u32>)>, root: BorrowedFd<'_>) -> Result<Wanted<'_>> {
         let mut points = Points::default();
         let mut open = Open::of(root);
+        let mut directories = BTreeSet::new();
         for (path, directory) in places {
             let Some((above, name)) = path.split() else { continue };
-            if !points.made.iter().any(|point| point.path == above) {
+            if !directories.contains(&above) {
                 let parent = open.at(&above)?;
                 if fs::stat(parent, name)?.is_some() {
                     continue;
@@ -125,42 +180,40 @@ impl Points {
                     place.insert(Parent::of(parent)?);
                 }
             }
+            if directory.is_some() {
+                directories.insert(path.clone());
+            }
             points.made.push(Point { path, directory, inode: 0 });
         }
-        Ok(points)
+        Ok(Wanted { points, open, one_file: false })
     }
 
-    /// Whether there is nothing to make.
-    pub fn is_empty(&self) -> bool {
-        self.made.is_empty()
-    }
-
-    /// Makes them; `give` sets the owner of a new entry. The process must have one thread. With a `journal` the list is there before. What was made before an
-    /// error is removed again.
-    pub fn make(mut self, root: BorrowedFd<'_>, journal: Option<Journal<'_>>, give: &Give<'_>) -> Result<Points> {
-        self.save(journal)?;
-        let umask = process::set_umask(0);
-        let made = self.make_all(root, give);
-        process::set_umask(umask);
-        match made.and_then(|()| self.save(journal)) {
-            Ok(()) => Ok(self),
-            Err(error) => {
-                self.phase = Phase::Making;
-                self.remove(root, journal)?;
-                Err(error)
-            }
-        }
-    }
-
-    fn make_all(&mut self, root: BorrowedFd<'_>, give: &Give<'_>) -> Result<()> {
-        let mut open = Open::of(root);
+    fn make_all(&mut self, open: &mut Open<'_>, one_file: bool, give: &Give<'_>) -> Result<()> {
+        let mut first: Option<(Inside, u64)> = None;
         for point in &mut self.made {
-            let parent = open.at(&point.path.parent())?;
-            point.make(parent, give).doing(|| format!("cannot make the mount point {}", point.path))?;
+            let doing = || format!("cannot make the mount point {}", point.path);
+            let Some((above, name)) = point.path.split() else { continue };
+            if let Some(mode) = point.directory {
+                fs::mkdir(open.at(&above)?, name, mode).doing(doing)?;
+                let stat = fs::fstat(open.at(&point.path)?).doing(doing)?;
+                settle(open.at(&above)?, name, (mode, &stat), give).doing(doing)?;
+                point.inode = stat.st_ino;
+            } else if let Some((file, inode)) = &first
+                && open.link(file, &above, name)?
+            {
+                point.inode = *inode;
+            } else {
+                let parent = open.at(&above)?;
+                let file = fs::create(parent, name, EMPTY).doing(doing)?;
+                let stat = fs::fstat(file.as_fd()).doing(doing)?;
+                settle(parent, name, (EMPTY, &stat), give).doing(doing)?;
+                point.inode = stat.st_ino;
+                first = one_file.then(|| (point.path.clone(), stat.st_ino));
+            }
         }
         // While the step runs the directories look as they did; at the end any other time is the step's own.
         for (path, parent) in &self.parents {
-            set_mtime(open.at(path)?, parent.before)?;
+            fs::set_mtime_of(open.at(path)?, parent.before)?;
         }
         for point in self.made.iter().filter(|point| point.directory.is_some()) {
             self.parents.insert(point.path.clone(), Parent::of(open.at(&point.path)?)?);
@@ -175,61 +228,55 @@ impl Points {
         let open = self.open(root)?;
         if self.phase == Phase::Made {
             for (path, parent) in &mut self.parents {
-                let Some(directory) = open.get(path) else { continue };
-                let time = Times::of(&fs::fstat(directory.as_fd())?).mtime;
-                parent.after = Some(time).filter(|time| *time != parent.before);
+                let Some((directory, stat)) = open.get(path) else { continue };
+                parent.after = Some(Times::of(stat).mtime).filter(|time| *time != parent.before);
                 parent.flags = fs::flags(directory.as_fd())?.unwrap_or(0) & PROTECTED_FLAGS;
             }
             self.phase = Phase::Leaving;
             self.save(journal)?;
         }
         for (path, parent) in self.parents.iter().filter(|(_, parent)| parent.flags != 0) {
-            open.get(path).map_or(Ok(()), |directory| protect(directory.as_fd(), 0, parent.flags))?;
+            open.get(path).map_or(Ok(()), |(directory, _)| protect(directory.as_fd(), 0, parent.flags))?;
         }
+        let (mut gone, mut left) = (BTreeSet::new(), Vec::new());
         for point in self.made.iter().rev() {
+            let above = point.path.parent();
             // Those in directories that were made, too, are on no list of directories yet when the making was interrupted.
-            let opened = match open.get(&point.path.parent()) {
-                None if self.phase == Phase::Making => fs::open_dir_below(root, point.path.parent().bytes()).ok(),
+            let opened = match open.get(&above) {
+                None if self.phase == Phase::Making => fs::open_dir_below(root, above.bytes()).ok(),
                 _ => None,
             };
-            let Some(parent) = open.get(&point.path.parent()).or(opened.as_ref()) else { continue };
-            point.remove(parent.as_fd()).doing(|| format!("cannot remove the mount point {}", point.path))?;
+            let Some(parent) = open.get(&above).map(|(parent, _)| parent).or(opened.as_ref()) else { continue };
+            if point.remove(parent.as_fd()).doing(|| format!("cannot remove the mount point {}", point.path))? {
+                gone.insert(&point.path);
+            } else {
+                left.push((above, point));
+            }
         }
-        self.restore(&open)
-    }
-
-    /// Times and flags, the deepest first: a directory that stays gives its own time to the one it is in.
-    fn restore(&self, open: &BTreeMap<Inside, OwnedFd>) -> Result<()> {
-        for (path, parent) in self.parents.iter().rev() {
-            let Some(directory) = open.get(path) else { continue };
-            let mut time = parent.after.unwrap_or(parent.before);
-            for point in self.made.iter().filter(|point| point.path.parent() == *path) {
-                let Some((_, name)) = point.path.split() else { continue };
-                let stayed = fs::stat(directory.as_fd(), name)?.filter(|_| time == parent.before);
-                time = stayed.map_or(time, |stat| Times::of(&stat).mtime);
-            }
-            set_mtime(directory.as_fd(), time)?;
-            if parent.flags != 0 {
-                protect(directory.as_fd(), parent.flags, parent.flags)?;
-            }
+        for (path, parent) in self.parents.iter().rev().filter(|(path, _)| !gone.contains(path)) {
+            let Some((directory, _)) = open.get(path) else { continue };
+            let left = left.iter().filter(|(above, _)| above == path).map(|(_, point)| *point);
+            parent.restore(directory.as_fd(), left)?;
         }
         Ok(())
     }
 
-    /// The directories, wherever the step has moved them.
-    fn open(&self, root: BorrowedFd<'_>) -> Result<BTreeMap<Inside, OwnedFd>> {
+    /// The directories, wherever the step has moved them, as they are.
+    fn open(&self, root: BorrowedFd<'_>) -> Result<BTreeMap<Inside, (OwnedFd, Stat)>> {
         let mut found = BTreeMap::new();
         let mut lost = BTreeMap::new();
         for (path, parent) in &self.parents {
-            match fs::open_dir_below(root, path.bytes()) {
-                Ok(directory) if fs::fstat(directory.as_fd())?.st_ino == parent.inode => {
-                    found.insert(path.clone(), directory);
+            match fs::try_open_dir_below(root, path.bytes()) {
+                Ok(directory) => {
+                    let stat = fs::fstat(directory.as_fd())?;
+                    if stat.st_ino == parent.inode {
+                        found.insert(path.clone(), (directory, stat));
+                    } else {
+                        lost.insert(parent.inode, path.clone());
+                    }
                 }
-                Ok(_) => drop(lost.insert(parent.inode, path.clone())),
-                Err(error) if [libc::ENOENT, libc::ENOTDIR, libc::ELOOP].contains(&error.errno) => {
-                    lost.insert(parent.inode, path.clone());
-                }
-                Err(error) => return Err(error.into()),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => drop(lost.insert(parent.inode, path.clone())),
+                Err(errno) => Err(errno).called(|| format!("openat2({:?})", path.to_string()))?,
             }
         }
         // A directory of ours can be found below its new place at once; the image is walked for those of it that were moved.
@@ -241,16 +288,19 @@ impl Points {
 
     fn save(&self, journal: Option<Journal<'_>>) -> Result<()> {
         let Some(Journal { directory, sync }) = journal else { return Ok(()) };
-        let name = FILES[match self.phase {
-            Phase::Leaving => 0,
-            Phase::Made => 1,
-            Phase::Making => 2,
-        }];
-        remove_if_there(directory, name)?;
-        let text = serde_json::to_vec(self)?;
-        if sync == Sync::Ordered && write_as_name(directory, name, &text)? {
-            return Ok(());
+        let name = self.phase.file();
+        let text = self.text()?;
+        if sync == Sync::Ordered {
+            match write_as_name(directory, name, &text) {
+                Err(error) if Fault::errno(&error) == Some(libc::EEXIST) => {
+                    remove_if_there(directory, name)?;
+                    return self.save(journal);
+                }
+                Ok(false) => {}
+                other => return other.map(drop),
+            }
         }
+        remove_if_there(directory, name)?;
         let file = write(directory, name, &text)?;
         match sync {
             Sync::Never => {}
@@ -265,17 +315,47 @@ impl Points {
         Ok(())
     }
 
-    /// The newest whole list in this directory; none: nothing was made.
+    /// What the list of this phase has.
+    fn text(&self) -> Result<Vec<u8>> {
+        let time = |point: &Point| Some(self.parents.get(&point.path)?.before).filter(|_| point.directory.is_some());
+        let changed = |(path, parent): (&Inside, &Parent)| {
+            let same = parent.after.is_none() && parent.flags == 0;
+            (!same).then(|| (path.clone(), parent.after, parent.flags))
+        };
+        Ok(match self.phase {
+            Phase::Making => serde_json::to_vec(self)?,
+            Phase::Made => serde_json::to_vec(&Made(self.made.iter().map(|p| (p.inode, time(p))).collect()))?,
+            Phase::Leaving => serde_json::to_vec(&Leaving(self.parents.iter().filter_map(changed).collect()))?,
+        })
+    }
+
+    /// What the lists in this directory say, up to the newest that is whole; none: nothing was made.
     pub fn load(directory: BorrowedFd<'_>) -> Result<Option<Points>> {
-        for name in FILES {
-            if let Some(text) = read_text(directory, name)?
-                && let Ok(points) = serde_json::from_slice(&text)
-            {
-                return Ok(Some(points));
+        let Some(mut points) = read_list::<Points>(directory, Phase::Making)? else { return Ok(None) };
+        if let Some(Made(made)) = read_list(directory, Phase::Made)?
+            && made.len() == points.made.len()
+        {
+            for (point, (inode, time)) in points.made.iter_mut().zip(made) {
+                point.inode = inode;
+                let parent = time.map(|before| Parent { inode, before, after: None, flags: 0 });
+                points.parents.extend(parent.map(|parent| (point.path.clone(), parent)));
+            }
+            points.phase = Phase::Made;
+            if let Some(Leaving(changed)) = read_list(directory, Phase::Leaving)? {
+                for (path, after, flags) in changed {
+                    if let Some(parent) = points.parents.get_mut(&path) {
+                        (parent.after, parent.flags) = (after, flags);
+                    }
+                }
+                points.phase = Phase::Leaving;
             }
         }
-        Ok(None)
+        Ok(Some(points))
     }
+}
+
+fn read_list<T: for<'de> Deserialize<'de>>(directory: BorrowedFd<'_>, phase: Phase) -> Result<Option<T>> {
+    Ok(read_text(directory, phase.file())?.and_then(|text| serde_json::from_slice(&text).ok()))
 }
 
 /// Directories of the root, each opened once.
@@ -296,45 +376,70 @@ impl<'a> Open<'a> {
         };
         Ok(open.as_fd())
     }
+
+    /// Gives `file`, which was made here, the name `name` in `above` too. `false`: the file system, or a directory with a project
+    /// of its own, does not let it.
+    fn link(&mut self, file: &Inside, above: &Inside, name: &[u8]) -> Result<bool> {
+        self.at(above)?;
+        let open = |path: &Inside| self.directories.get(path).map(AsFd::as_fd);
+        let Some((from, file_name)) = file.split() else { return Ok(false) };
+        let (Some(from), Some(to)) = (open(&from), open(above)) else { return Ok(false) };
+        match fs::link(from, file_name, to, name) {
+            Ok(()) => Ok(true),
+            Err(error) if CANNOT_LINK.contains(&error.errno) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
+
+const CANNOT_LINK: [i32; 6] = [libc::EXDEV, libc::EMLINK, libc::EPERM, libc::EACCES, libc::EOPNOTSUPP, libc::ENOSYS];
 
 impl Parent {
     fn of(directory: BorrowedFd<'_>) -> Result<Parent> {
         let stat = fs::fstat(directory)?;
         Ok(Parent { inode: stat.st_ino, before: Times::of(&stat).mtime, after: None, flags: 0 })
     }
+
+    /// Times and flags, after those of the directories below: one that stays (`left`) gives its own time to the one it is in.
+    fn restore<'p>(&self, directory: BorrowedFd<'_>, left: impl Iterator<Item = &'p Point>) -> Result<()> {
+        let mut time = self.after.unwrap_or(self.before);
+        for point in left {
+            let Some((_, name)) = point.path.split() else { continue };
+            let stayed = fs::stat(directory, name)?.filter(|_| time == self.before);
+            time = stayed.map_or(time, |stat| Times::of(&stat).mtime);
+        }
+        fs::set_mtime_of(directory, time)?;
+        if self.flags != 0 {
+            protect(directory, self.flags, self.flags)?;
+        }
+        Ok(())
+    }
+}
+
+/// Gives a new entry mode and owner where it has others: the directory can hand down its group or its default list of rights.
+fn settle(parent: BorrowedFd<'_>, name: &[u8], (mode, stat): (u32, &Stat), give: &Give<'_>) -> Result<()> {
+    if stat.st_mode & 0o7777 != mode {
+        fs::chmod(parent, name, mode)?;
+    }
+    give(parent, name, stat)
 }
 
 impl Point {
-    /// Without a umask.
-    fn make(&mut self, parent: BorrowedFd<'_>, give: &Give<'_>) -> Result<()> {
-        let Some((_, name)) = self.path.split() else { return Ok(()) };
-        let mode = self.directory.unwrap_or(0o644);
-        match self.directory {
-            Some(mode) => fs::mkdir(parent, name, mode)?,
-            None => drop(fs::create(parent, name, mode)?),
+    /// Returns whether nothing has its name any more.
+    fn remove(&self, parent: BorrowedFd<'_>) -> Result<bool> {
+        let Some((_, name)) = self.path.split() else { return Ok(true) };
+        let Some(stat) = fs::stat(parent, name)? else { return Ok(true) };
+        if self.inode != 0 && stat.st_ino != self.inode {
+            return Ok(false);
         }
-        let Some(stat) = fs::stat(parent, name)? else { return Ok(()) };
-        // The directory can hand down another, with its group or its default list of rights.
-        if stat.st_mode & 0o7777 != mode {
-            fs::chmod(parent, name, mode)?;
-        }
-        self.inode = stat.st_ino;
-        give(parent, name, &stat)
-    }
-
-    fn remove(&self, parent: BorrowedFd<'_>) -> Result<()> {
-        let Some((_, name)) = self.path.split() else { return Ok(()) };
-        let ours = |stat: &Stat| self.inode == 0 || stat.st_ino == self.inode;
-        let Some(stat) = fs::stat(parent, name)?.filter(ours) else { return Ok(()) };
         match (self.directory, FileType::from_raw_mode(stat.st_mode)) {
             (Some(_), FileType::Directory) => match fs::rmdir(parent, name) {
                 // Filled by the step, or a mount of somebody else's: never through it.
-                Err(error) if [libc::ENOTEMPTY, libc::EEXIST, libc::EBUSY].contains(&error.errno) => Ok(()),
-                other => Ok(other?),
+                Err(error) if [libc::ENOTEMPTY, libc::EEXIST, libc::EBUSY].contains(&error.errno) => Ok(false),
+                other => Ok(other.map(|()| true)?),
             },
-            (None, FileType::RegularFile) if stat.st_size == 0 => Ok(fs::unlink(parent, name)?),
-            _ => Ok(()),
+            (None, FileType::RegularFile) if stat.st_size == 0 => Ok(fs::unlink(parent, name).map(|()| true)?),
+            _ => Ok(false),
         }
     }
 }
@@ -359,28 +464,18 @@ fn protect(directory: BorrowedFd<'_>, wanted: u32, mask: u32) -> Result<()> {
     }
 }
 
-fn set_mtime(directory: BorrowedFd<'_>, mtime: Time) -> Result<()> {
-    let stat = fs::fstat(directory)?;
-    let now = Times::of(&stat);
-    // One that was removed has no names left.
-    if now.mtime == mtime || stat.st_nlink == 0 {
-        Ok(())
-    } else {
-        Ok(fs::set_times_of(directory, Times { mtime, ..now })?)
-    }
-}
-
 /// Looks for the lost directories below `directory`, on its own file system only.
 fn search(
     directory: BorrowedFd<'_>,
     lost: &mut BTreeMap<u64, Inside>,
-    found: &mut BTreeMap<Inside, OwnedFd>,
+    found: &mut BTreeMap<Inside, (OwnedFd, Stat)>,
 ) -> Result<()> {
     for entry in fs::entries(directory)?.iter().filter(|entry| entry.kind == FileType::Directory) {
         // Another mount is not entered; what vanishes meanwhile is nobody's.
         let Ok(below) = fs::open_dir_below(directory, &entry.name) else { continue };
-        if let Some(path) = lost.remove(&fs::fstat(below.as_fd())?.st_ino) {
-            found.insert(path, fs::open_dir(below.as_fd(), b".")?);
+        let stat = fs::fstat(below.as_fd())?;
+        if let Some(path) = lost.remove(&stat.st_ino) {
+            found.insert(path, (fs::open_dir(below.as_fd(), b".")?, stat));
         }
         if lost.is_empty() {
             return Ok(());

@@ -47,15 +47,16 @@ pub struct Listed {
 
 /// The transactions in a storage, without those that are being removed.
 fn directories(place: &Path) -> Vec<PathBuf> {
-    entries(place).into_iter().filter(|path| !is_waste(path)).collect()
+    entries(place).unwrap_or_default().into_iter().filter(|path| !is_waste(path)).collect()
 }
 
-fn entries(place: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(place) else { return Vec::new() };
+/// The directories in a storage; `None`: there is no such storage.
+fn entries(place: &Path) -> Option<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(place).ok()?;
     let mut found: Vec<PathBuf> =
         entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect();
     found.sort();
-    found
+    Some(found)
 }
 
 /// All transactions in `places`; of `image` only, when one is given.
@@ -109,8 +110,10 @@ fn peek(path: &Path) -> Option<State> {
 pub fn recover(places: &[PathBuf], image: &Image) -> Result<Vec<(PathBuf, Recovered)>> {
     let mut done = Vec::new();
     for place in places {
-        sweep(place, image)?;
-        for path in directories(place) {
+        let Some(entries) = entries(place) else { continue };
+        let (waste, directories): (Vec<PathBuf>, _) = entries.into_iter().partition(|path| is_waste(path));
+        sweep(place, &waste, image)?;
+        for path in directories {
             let Some(state) = peek(&path) else { continue };
             if state.id.is_empty() {
                 done.extend(recover_nameless(place, &path, image)?.map(|what| (path, what)));
@@ -119,11 +122,11 @@ pub fn recover(places: &[PathBuf], image: &Image) -> Result<Vec<(PathBuf, Recove
                 done.push((path, what));
             }
         }
+        // A runner killed between two calls can leave the directory empty; with anything in it, it stays.
+        let _ = std::fs::remove_dir(place);
     }
     let orphans = orphan::recover(image)?;
     done.extend(orphans.into_iter().map(|(name, what)| (image.path().join(name), what)));
-    // A runner killed between two calls can leave the directory empty; with anything in it, it stays.
-    places.iter().for_each(|place| drop(std::fs::remove_dir(place)));
     Ok(done)
 }
 
@@ -134,8 +137,7 @@ fn alone_in(place: &Path) -> Result<Option<OwnedFd>> {
 }
 
 /// Removes what was being removed already.
-fn sweep(place: &Path, image: &Image) -> Result<()> {
-    let waste: Vec<PathBuf> = entries(place).into_iter().filter(|path| is_waste(path)).collect();
+fn sweep(place: &Path, waste: &[PathBuf], image: &Image) -> Result<()> {
     if waste.is_empty() {
         return Ok(());
     }
@@ -195,7 +197,7 @@ pub fn has_nothing_else(directory: BorrowedFd<'_>) -> Result<bool> {
 }
 
 fn recover_one(path: &Path, image: &Image) -> Result<Recovered> {
-    let Some(transaction) = Transaction::take(path)? else { return Ok(Recovered::Busy) };
+    let Some(mut transaction) = Transaction::take(path)? else { return Ok(Recovered::Busy) };
     if transaction.state.attached {
         return Ok(Recovered::Kept);
     }

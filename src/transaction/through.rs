@@ -27,19 +27,19 @@ impl Transaction {
     }
 
     /// Takes out of `root` what the run made there. Can be repeated after a crash at any point.
-    pub fn clear(&self, root: BorrowedFd<'_>) -> Result<()> {
+    pub fn clear(&mut self, root: BorrowedFd<'_>) -> Result<()> {
+        let image = self.state.image.clone();
         self.clear_all(root)
-            .doing(|| format!("cannot take what dropcloth made out of {}", self.state.image.display()))
-            .hint(|| {
-                format!("Remove what stands against it, then run `dropcloth recover {}`.", self.state.image.display())
-            })
+            .doing(|| format!("cannot take what dropcloth made out of {}", image.display()))
+            .hint(|| format!("Remove what stands against it, then run `dropcloth recover {}`.", image.display()))
     }
 
-    fn clear_all(&self, root: BorrowedFd<'_>) -> Result<()> {
+    fn clear_all(&mut self, root: BorrowedFd<'_>) -> Result<()> {
         if fs::stat(self.directory(), ENDED)?.is_some() {
             laid::keep(self, root)?;
         }
-        if let Some(points) = Points::load(self.directory())? {
+        let made = self.points.take().map_or_else(|| Points::load(self.directory()), |points| Ok(Some(points)))?;
+        if let Some(points) = made {
             points.remove(root, Some(self.journal()))?;
         }
         // The list goes next: on another file system the disk could lose it before it has what the list stands for.
