@@ -38,16 +38,22 @@ pub fn find_on(image: Option<&Path>, what: &str) -> Result<Transaction> {
     )
 }
 
-fn open(id: &str) -> Result<(Transaction, Image)> {
-    let transaction = find(id)?;
-    if transaction.state.brief {
-        let image = transaction.state.image.display();
-        return refuse(
-            Fault::new(format!("the run of the transaction {id} was killed: what its step wrote is not whole")).hint(
-                format!("`dropcloth recover {image}` removes it, or finishes its commit if that was decided; so does the next run."),
-            ),
-        );
+/// The same, for those who go on with it: not what a killed run left.
+pub fn find_whole(what: &str) -> Result<Transaction> {
+    let transaction = find(what)?;
+    if !transaction.state.brief {
+        return Ok(transaction);
     }
+    let image = transaction.state.image.display();
+    refuse(Fault::new(format!("the run of the transaction {what} was killed: what its step wrote is not whole")).hint(
+        format!(
+            "`dropcloth recover {image}` removes it, or finishes its commit if that was decided; so does the next run."
+        ),
+    ))
+}
+
+fn open(id: &str) -> Result<(Transaction, Image)> {
+    let transaction = find_whole(id)?;
     let image = Image::open(&transaction.state.image)?;
     if !transaction.state.is_of(transaction.directory(), &image)? {
         return refuse(

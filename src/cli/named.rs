@@ -72,7 +72,7 @@ fn check_name(name: &str) -> Result<()> {
 
 /// Runs one more step in an open transaction. A failed one is taken back; the earlier ones stay.
 pub fn run(cli: &Cli, arguments: &RunArguments, name: &str) -> Result<u8> {
-    let transaction = kept::find(name)?;
+    let transaction = kept::find_whole(name)?;
     // Without ROOT, the first word is the command's.
     let first = arguments.root.iter().map(|word| word.clone().into_os_string());
     let command: Vec<OsString> = first.chain(arguments.command.iter().cloned()).collect();

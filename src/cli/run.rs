@@ -141,7 +141,7 @@ pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
         name: name.map(str::to_owned),
         pid: std::process::id(),
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-        brief: false,
+        brief: name.is_none() && plan.mode != Mode::Through,
         policy: Policy::of(&plan.scaffold),
         prefix: scaffold::prefix(plan),
         moved_to: None,
@@ -365,6 +365,7 @@ fn settle(
 /// Keeps the transaction for the commands that look at it, commit it or discard it.
 fn keep_it(transaction: &mut Transaction) -> Result<()> {
     transaction.state.kept = true;
+    transaction.state.brief = false;
     // Whatever it is committed from one day has to be there then, and the overlay synced nothing.
     fs::syncfs(transaction.directory())?;
     transaction.state.save_durably(transaction.directory())

@@ -131,9 +131,9 @@ pub fn homes(resolver: &mut Resolver<'_>, passwd: &str) -> Result<Vec<PathBuf>> 
     // Most accounts of a system have none.
     let mut found = Vec::with_capacity(homes.len());
     for home in homes {
-        if let Some(inside) = Inside::lexical(&home)
-            && resolver.resolve(&inside)?.entry.is_some()
-        {
+        // A line of nonsense is nobody's home.
+        let there = |inside: Inside| resolver.resolve(&inside).is_ok_and(|place| place.entry.is_some());
+        if Inside::lexical(&home).is_some_and(there) {
             found.push(home);
         }
     }

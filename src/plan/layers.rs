@@ -89,10 +89,14 @@ impl Scaffold {
     }
 
     /// dropcloth's own directory, where the image has none. It is bound as a whole over a root in which the step works itself:
-    /// nobody else writes to it.
+    /// nobody else writes to it, but for a file of the user's there whose change is kept.
     fn own(&self) -> Option<Inside> {
         let own = Inside::lexical(Path::new(pypi::OWN_DIRECTORY))?;
-        matches!(self.entries.get(&own), Some(Entry::Directory { .. })).then_some(own)
+        let kept = |(path, entry): (&Inside, &Entry)| {
+            path.is_below(&own) && matches!(entry, Entry::File { when_changed: WhenChanged::Keep, .. })
+        };
+        let whole = matches!(self.entries.get(&own), Some(Entry::Directory { .. })) && !self.entries.iter().any(kept);
+        whole.then_some(own)
     }
 
     /// Entries but for those that come with dropcloth's own directory.

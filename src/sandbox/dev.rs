@@ -38,19 +38,12 @@ impl Devices {
             let path = format!("/dev/{name}");
             let node =
                 mount::clone_mount_below(CWD, path.as_bytes()).doing(|| format!("cannot use the host's {path}"))?;
-            let stat = fs::fstat(node.as_fd())?;
-            // CVE-2025-31133: what stands there may be a link or another device.
-            let right = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-                && stat.st_rdev == rustix::fs::makedev(major, minor);
-            if !right {
-                return refuse(
-                    Fault::new(format!("the host's {path} is not the character device {major}:{minor}"))
-                        .hint(format!("Make it right with `rm {path}; mknod -m 666 {path} c {major} {minor}`.")),
-                );
-            }
+            check(node.as_fd(), &path, (major, minor))?;
             nodes.push((name, node));
         }
-        let null = mount::open_path("/dev/null".as_ref()).doing(|| "cannot use the host's /dev/null")?;
+        let path = "/dev/null";
+        let null = mount::open_path(path.as_ref()).doing(|| format!("cannot use the host's {path}"))?;
+        check(null.as_fd(), path, (1, 3))?;
         Ok(Devices { nodes, null })
     }
 
@@ -60,6 +53,20 @@ impl Devices {
         mount::set_attributes(bound.as_fd(), Attr::MOUNT_ATTR_RDONLY, false)?;
         Ok(bound)
     }
+}
+
+/// CVE-2025-31133: what stands there may be a link or another device.
+fn check(node: BorrowedFd<'_>, path: &str, (major, minor): (u32, u32)) -> Result<()> {
+    let stat = fs::fstat(node)?;
+    let right = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(major, minor);
+    if right {
+        return Ok(());
+    }
+    refuse(
+        Fault::new(format!("the host's {path} is not the character device {major}:{minor}"))
+            .hint(format!("Make it right with `rm {path}; mknod -m 666 {path} c {major} {minor}`.")),
+    )
 }
 
 /// A new tmpfs, not attached yet.

@@ -17,6 +17,8 @@ const ARENA: usize = 512 << 10;
 const READY: usize = 160 << 10;
 /// The largest piece of the arena: a larger one is a buffer, and given back soon.
 const PIECE: usize = 8 << 10;
+/// What every mapping is aligned to.
+const PAGE: usize = 4096;
 /// As malloc(3) aligns every piece: libraries read structures of C from buffers of bytes.
 const ALIGNED: usize = 16;
 /// What is asked of the kernel at a time, when that is used up.
@@ -117,7 +119,7 @@ impl Arena {
 
     /// A new piece; `None`: it is large, or the arena is used up.
     fn piece(&self, layout: Layout) -> Option<*mut u8> {
-        if layout.size() > PIECE || layout.align() > PIECE || self.used.load(Ordering::Relaxed) > ARENA {
+        if layout.size() > PIECE || layout.align() > PAGE || self.used.load(Ordering::Relaxed) > ARENA {
             return None;
         }
         let base = self.base()?;
@@ -225,7 +227,7 @@ mod tests {
         let arena = Arena::new();
         let mut end = 0;
         for round in 0.. {
-            let (size, align) = (1 + round * 37 % 3000, 1 << (round % 8));
+            let (size, align) = (1 + round * 37 % 3000, 1 << (round % 13));
             let Some(start) = piece(&arena, size, align) else { break };
             assert!(start.addr().is_multiple_of(align.max(ALIGNED)) && start.addr() >= end && arena.has(start));
             // SAFETY: the piece is ours, and has that many bytes.
@@ -248,6 +250,7 @@ mod tests {
         assert!(!arena.resize(first, 200, 300), "it would run into the second");
         assert!(arena.resize(first, 200, 50), "shorter it may be");
         assert!(!arena.resize(second, 10, PIECE + 1), "what is large is not of the arena");
+        assert!(piece(&arena, 8, 2 * PAGE).is_none(), "no mapping is sure to be aligned to more than a page");
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub struct State {
     pub pid: u32,
     /// Seconds since 1970 when it began.
     pub started: u64,
-    /// Without policy and rules: of a step that has not come to its end, and that nobody commits by hand.
+    /// Of one step that has not come to its end: policy and rules may be missing, and nobody commits it by hand.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub brief: bool,
     /// Overrides and mount points of the scaffold.
@@ -127,13 +127,11 @@ impl State {
     /// Without the long lists where nobody will read them from the disk: a transaction of one step is removed, or kept, which
     /// writes the whole of it, and who finishes a decided commit asks for none of them.
     fn first_text(&mut self) -> Result<Vec<u8>> {
-        if self.mode == Mode::Through || self.name.is_some() {
+        if !self.brief {
             return Ok(serde_json::to_vec(self)?);
         }
         let lists = (std::mem::take(&mut self.policy), std::mem::take(&mut self.rules));
-        self.brief = true;
         let text = serde_json::to_vec(self);
-        self.brief = false;
         (self.policy, self.rules) = lists;
         Ok(text?)
     }

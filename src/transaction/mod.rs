@@ -167,6 +167,10 @@ impl Transaction {
     /// Overlayfs leaves the mark of a volatile mount and an empty index, see Documentation/filesystems/overlayfs.rst.
     fn remove_layers(&self) -> SysResult<()> {
         let directory = self.directory();
+        // After a commit there is more, and the name that says that it is done goes with it.
+        if fs::stat(directory, b"stage")?.is_some() {
+            return Err(SysError::new("rmdir()", libc::ENOTEMPTY));
+        }
         fs::rmdir(directory, b"upper")?;
         fs::unlink(directory, b"work/work/incompat/volatile/dirty")?;
         for left in [&b"work/work/incompat/volatile"[..], b"work/work/incompat", b"work/work"] {

@@ -242,7 +242,8 @@ pub fn attached(places: &[PathBuf], image: Option<&Image>, path: &Path) -> Resul
 /// Finds one transaction: by its id in `places`, by its directory, or as the only one of the image `what` names.
 pub fn find(places: &[PathBuf], state: &Path, what: &str) -> Result<Transaction> {
     let path = Path::new(what);
-    if path.join("state").is_file() {
+    // Of a run straight into an image it is the target of a link.
+    if std::fs::symlink_metadata(path.join("state")).is_ok() {
         return take(&std::fs::canonicalize(path)?);
     }
     let called = |state: State| state.id == what || state.name.as_deref() == Some(what);
