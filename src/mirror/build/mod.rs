@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use self::prune::Prune;
 use self::request::Request;
 use self::requests::Requests;
+use super::index::known;
 use super::layout::{self, Arrangement};
-use super::{artifact, index, replace};
+use super::{artifact, index, parallel, replace};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::pypi::LINKS_PAGE;
 use crate::pypi::distribution;
@@ -190,6 +191,7 @@ impl Build {
         // First: a build that is interrupted from here on is known again.
         requests.write(&self.into)?;
         let before = self.count();
+        self.read_ahead(&chosen)?;
         let owner = std::fs::metadata(&self.into)?;
         for name in &chosen {
             let (from, to) = (self.files().join(name), self.into.join(name));
@@ -211,8 +213,34 @@ impl Build {
         Ok(Built { new, chosen: chosen.len(), removed, index })
     }
 
+    /// Reads the chosen files where they are still apart, and puts what is known of them, and their metadata, in place. Between the
+    /// move of the first file and the last page the mirror has files without pages, and reading them takes longest of all.
+    fn read_ahead(&self, chosen: &[String]) -> Result<()> {
+        let looks = parallel::map(chosen, |name| known::look(&self.files().join(name), None));
+        let mut all = known::Known::read(&self.into);
+        for (name, look) in chosen.iter().zip(looks) {
+            let (facts, _) = look?;
+            let Some(project) = distribution::parse(name, None).map(|file| file.name) else { continue };
+            let place = format!("{project}/{name}");
+            let from = known::metadata_path(&self.files().join(name));
+            if self.into.join(&place).exists() {
+                // The same again: the index knows it.
+                let _ = std::fs::remove_file(from);
+                continue;
+            }
+            if facts.metadata.is_some() {
+                let to = known::metadata_path(&self.into.join(&place));
+                std::fs::create_dir_all(self.into.join(&project))
+                    .and_then(|()| std::fs::rename(&from, &to))
+                    .doing(|| format!("cannot move {} to {}", from.display(), to.display()))?;
+            }
+            all.files.insert(place, facts);
+        }
+        all.write(&self.into)
+    }
+
     fn count(&self) -> usize {
-        index::known::Known::read(&self.into).files.len()
+        known::Known::read(&self.into).files.len()
     }
 }
 
