@@ -48,18 +48,13 @@ pub struct Group {
 }
 
 impl Image {
-    /// Looks up `USER[:GROUP]` (names or numbers) in the image; no user: root.
-    pub fn account(&self, user: Option<&str>) -> Result<Account> {
-        self.account_in(&self.passwd()?, user)
-    }
-
     /// The text of its passwd(5).
     pub fn passwd(&self) -> Result<String> {
         Ok(text(self.read_small("etc/passwd", LIMIT)?))
     }
 
-    /// The same in this text.
-    pub fn account_in(&self, passwd: &str, user: Option<&str>) -> Result<Account> {
+    /// Looks up `USER[:GROUP]` (names or numbers) in the image, whose passwd(5) has this text; no user: root.
+    pub fn account(&self, passwd: &str, user: Option<&str>) -> Result<Account> {
         let asked = user.unwrap_or("0");
         let (user, group) = match asked.split_once(':') {
             Some((user, group)) => (if user.is_empty() { "0" } else { user }, Some(group)),

@@ -77,7 +77,7 @@ impl Survey {
         wanted: impl FnOnce(&Account, &Pythons) -> Vec<PathBuf>,
     ) -> Result<(Survey, Directories)> {
         let passwd = image.passwd()?;
-        let account = image.account_in(&passwd, user)?;
+        let account = image.account(&passwd, user)?;
         let mut resolver = Resolver::new(image);
         let pythons = pythons::find(image, &mut resolver, &passwd, hints)?;
         let mut places = BTreeMap::new();
