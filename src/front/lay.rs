@@ -87,7 +87,7 @@ pub fn mount_all(plan: &Plan, image: &Image, inputs: &Inputs) -> Result<()> {
     let image = Image::reopen(image.path(), image.identity())?;
     let mut sources = mounts::open_sources(plan, &image, &inputs.secrets)?;
     let files = files(plan, &image)?;
-    mounts::make_all(plan, image.directory(), &mut sources, &inputs.pages)?;
+    mounts::make_all(plan, image.directory(), None, &mut sources, &inputs.pages)?;
     for (path, file) in &files {
         let doing = || format!("cannot lay {path} over");
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;

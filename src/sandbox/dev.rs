@@ -69,6 +69,14 @@ fn check(node: BorrowedFd<'_>, path: &str, (major, minor): (u32, u32)) -> Result
     )
 }
 
+/// The directory of the step's /dev, not attached yet: `given` where there is an empty one in memory.
+pub fn directory(given: Option<OwnedFd>) -> SysResult<OwnedFd> {
+    let attributes = Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOSUID;
+    let Some(given) = given else { return tmpfs("0755", attributes) };
+    mount::set_attributes_only(given.as_fd(), attributes)?;
+    Ok(given)
+}
+
 /// A new tmpfs, not attached yet.
 pub fn tmpfs(mode: &str, attributes: Attr) -> SysResult<OwnedFd> {
     let context = FsContext::open("tmpfs")?;

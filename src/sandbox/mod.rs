@@ -101,13 +101,13 @@ pub fn enter(plan: &Plan, ground: &Ground, socket: BorrowedFd<'_>) -> Result<Ent
     // Everything of the host is opened before anything is mounted that could hide it.
     let image = Image::reopen(&ground.image.0, ground.image.1)?;
     let mut sources = mounts::open_sources(plan, &image, &ground.inputs.secrets)?;
-    let (root, bound) = match plan.backend {
+    let mounts::Root { mount: root, bound, dev } = match plan.backend {
         None => mounts::direct_root(plan, ground, &image, socket)?,
-        Some(Backend::Copy) => (mounts::copied_root(plan, ground, socket)?, None),
-        Some(_) => (mounts::merged_root(plan, ground, &image, &directories, socket)?, None),
+        Some(Backend::Copy) => mounts::copied_root(plan, ground, socket)?,
+        Some(_) => mounts::merged_root(plan, ground, &image, &directories, socket)?,
     };
     drop(directories);
-    let terminal = mounts::make_all(plan, root.as_fd(), &mut sources, &ground.inputs.pages)?;
+    let terminal = mounts::make_all(plan, root.as_fd(), dev, &mut sources, &ground.inputs.pages)?;
     // Handles on the host's mounts go before the root does, and with them every way back.
     drop((sources, image));
     mount::pivot_root(root.as_fd()).doing(|| "cannot change into the merged root")?;

@@ -90,14 +90,24 @@ fn submount(image: &Image, at: &Inside, read_only: bool) -> Result<OwnedFd> {
     Ok(bound)
 }
 
-/// The overlay of scaffold, image and upper, attached in this mount namespace.
+/// The step's root, attached in this mount namespace.
+pub struct Root {
+    /// It.
+    pub mount: OwnedFd,
+    /// Overrides in memory that are bound over files.
+    pub bound: Option<Bound>,
+    /// An empty directory in memory for its /dev, as a detached mount.
+    pub dev: Option<OwnedFd>,
+}
+
+/// The overlay of scaffold, image and upper.
 pub fn merged_root(
     plan: &Plan,
     ground: &Ground,
     image: &Image,
     directories: &Directories,
     socket: BorrowedFd<'_>,
-) -> Result<OwnedFd> {
+) -> Result<Root> {
     let doing = || format!("cannot lay the overlay over {}", plan.image.display());
     let in_memory = match ground.scaffold_in_memory {
         true => scaffold::in_memory(plan, image, directories)?,
@@ -110,15 +120,18 @@ pub fn merged_root(
     let directory = |name: &[u8]| fs::open_dir(base.as_fd(), name);
     let (upper, work) = (directory(b"upper").doing(doing)?, directory(b"work").doing(doing)?);
     let xino = in_memory.is_some();
-    let scaffold = match in_memory {
-        Some(scaffold) => scaffold.attach(base.as_fd())?,
+    let (scaffold, dev) = match in_memory {
+        Some(scaffold) => {
+            let (scaffold, dev) = scaffold.attach(base.as_fd())?;
+            (scaffold, Some(dev))
+        }
         None => {
             if ground.scaffold_in_memory {
                 fs::mkdir_if_missing(base.as_fd(), b"scaffold", 0o700).doing(doing)?;
                 let made = directory(b"scaffold").doing(doing)?;
                 scaffold::fill(plan, image, made.as_fd(), &Ids(None))?;
             }
-            directory(b"scaffold").doing(doing)?
+            (directory(b"scaffold").doing(doing)?, None)
         }
     };
     let layers = Layers { scaffold, upper, work, image: image.directory(), user_namespace: plan.user_namespace, xino };
@@ -133,37 +146,34 @@ pub fn merged_root(
     // KERNEL(6.15): mounts can be put onto a detached mount. Before, the root has to be attached somewhere first; in this
     // namespace nobody needs the transaction's own directory by its path.
     mount::attach(merged.as_fd(), base.as_fd()).doing(doing)?;
-    Ok(merged)
+    Ok(Root { mount: merged, bound: None, dev })
 }
 
 /// The copy of the image as the root.
-pub fn copied_root(plan: &Plan, ground: &Ground, socket: BorrowedFd<'_>) -> Result<OwnedFd> {
+pub fn copied_root(plan: &Plan, ground: &Ground, socket: BorrowedFd<'_>) -> Result<Root> {
     let doing = || format!("cannot use the copy of {}", plan.image.display());
     let base = base(ground, socket)?;
     let tree = fs::open_dir(base.as_fd(), replica::TREE).doing(doing)?;
     let scaffold = fs::open_dir(base.as_fd(), b"scaffold").doing(doing)?;
-    bound_root(plan, base.as_fd(), tree.as_fd(), scaffold.as_fd(), false).doing(doing)
+    let root = bound_root(plan, base.as_fd(), tree.as_fd(), scaffold.as_fd(), false).doing(doing)?;
+    Ok(Root { mount: root, bound: None, dev: None })
 }
 
 /// The image itself as the root, and the overrides where they are in memory.
-pub fn direct_root(
-    plan: &Plan,
-    ground: &Ground,
-    image: &Image,
-    socket: BorrowedFd<'_>,
-) -> Result<(OwnedFd, Option<Bound>)> {
+pub fn direct_root(plan: &Plan, ground: &Ground, image: &Image, socket: BorrowedFd<'_>) -> Result<Root> {
     let doing = || format!("cannot work in {} itself", plan.image.display());
     if ground.scaffold_in_memory {
         let laid_at = laid::before_now();
         let scaffold = scaffold::files_in_memory(plan, laid_at).doing(doing)?;
         let base = base(ground, socket)?;
-        let files = scaffold.attach(base.as_fd()).doing(doing)?;
+        let (files, dev) = scaffold.attach(base.as_fd()).doing(doing)?;
         let root = bound_root(plan, base.as_fd(), image.directory(), files.as_fd(), true).doing(doing)?;
-        return Ok((root, Some(Bound { files, laid_at })));
+        return Ok(Root { mount: root, bound: Some(Bound { files, laid_at }), dev: Some(dev) });
     }
     let base = base(ground, socket)?;
     let scaffold = fs::open_dir(base.as_fd(), b"scaffold").doing(doing)?;
-    Ok((bound_root(plan, base.as_fd(), image.directory(), scaffold.as_fd(), false).doing(doing)?, None))
+    let root = bound_root(plan, base.as_fd(), image.directory(), scaffold.as_fd(), false).doing(doing)?;
+    Ok(Root { mount: root, bound: None, dev: None })
 }
 
 /// The transaction's directory, once it is there.
@@ -303,10 +313,11 @@ fn transaction_in_memory(plan: &Plan, image: &Image) -> Result<OwnedFd> {
     Ok(base)
 }
 
-/// Makes all mounts of the plan below `root`. Returns the step's terminal when it gets one.
+/// Makes all mounts of the plan below `root`, its /dev of `dev` where that is there already. Returns the step's terminal when it gets one.
 pub fn make_all(
     plan: &Plan,
     root: BorrowedFd<'_>,
+    mut dev: Option<OwnedFd>,
     sources: &mut Sources,
     pages: &Pages,
 ) -> Result<Option<(OwnedFd, OwnedFd)>> {
@@ -325,7 +336,7 @@ pub fn make_all(
             (Mount::Proc, None) => proc_or_outer(plan).doing(doing)?,
             (Mount::Sys, None) => sys_or_outer(plan).doing(doing)?,
             (Mount::Tmpfs, None) => tmpfs().doing(doing)?,
-            (_, None) => dev::tmpfs("0755", Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOSUID).doing(doing)?,
+            (_, None) => dev::directory(dev.take()).doing(doing)?,
         };
         mount::attach(mounted.as_fd(), target.as_fd()).doing(doing)?;
         match wish.mount {

@@ -38,9 +38,13 @@ pub fn build_files(plan: &Plan, transaction: BorrowedFd<'_>) -> Result<()> {
 /// A scaffold in memory, in the sandbox; none where memory cannot have what the image's directories have (flags, attributes).
 /// Its device is another one than the image's, so the overlay needs `xino`.
 pub fn in_memory(plan: &Plan, image: &Image, directories: &Directories) -> Result<Option<InMemory>> {
-    let scaffold = InMemory::new(Attr::MOUNT_ATTR_NODEV)?;
-    match fill_memory(plan, image, directories, scaffold.root.as_fd()) {
-        Ok(()) => Ok(Some(scaffold)),
+    let filled = with_given_modes(|| {
+        let scaffold = InMemory::new(Attr::MOUNT_ATTR_NODEV)?;
+        fill_memory(plan, image, directories, scaffold.root.as_fd())?;
+        Ok(scaffold)
+    });
+    match filled {
+        Ok(scaffold) => Ok(Some(scaffold)),
         Err(error) if matches!(Fault::errno(&error), Some(libc::EOPNOTSUPP | libc::ENOTTY)) => Ok(None),
         Err(error) => Err(error),
     }
@@ -54,8 +58,11 @@ pub fn binds_from_memory(plan: &Plan) -> bool {
 
 /// The overrides of such a step, with this time.
 pub fn files_in_memory(plan: &Plan, laid_at: (i64, i64)) -> Result<InMemory> {
-    let scaffold = InMemory::new(overlay_attributes(plan))?;
-    write_own(plan, scaffold.root.as_fd())?;
+    let scaffold = with_given_modes(|| {
+        let scaffold = InMemory::new(overlay_attributes(plan))?;
+        write_all(plan, scaffold.root.as_fd(), &Ids(None), Place::Own)?;
+        Ok(scaffold)
+    })?;
     for path in files(plan) {
         fs::set_times(scaffold.root.as_fd(), path.bytes(), Times { atime: laid_at, mtime: laid_at })?;
     }
@@ -77,26 +84,34 @@ fn files(plan: &Plan) -> impl Iterator<Item = &Inside> {
     plan.scaffold.entries.iter().filter(|(_, entry)| matches!(entry, Entry::File { .. })).map(|(path, _)| path)
 }
 
-/// A file system of our own that is attached nowhere yet.
+/// A scaffold in a file system of our own that is attached nowhere yet. What else the sandbox needs in memory has a directory in
+/// it: each file system more takes a run as long as a dozen files.
 pub struct InMemory {
     mount: OwnedFd,
     root: OwnedFd,
 }
 
+/// The directories of that file system.
+const LAID: &[u8] = b"laid";
+const DEV: &[u8] = b"dev";
+
 impl InMemory {
     fn new(attributes: Attr) -> Result<InMemory> {
         let tmpfs = FsContext::open("tmpfs")?;
-        tmpfs.set("source", "scaffold")?;
-        tmpfs.set("mode", "0755")?;
+        tmpfs.set("source", "tmpfs")?;
+        tmpfs.set("mode", "0700")?;
         let mount = tmpfs.mount(attributes)?;
-        let root = fs::open_dir(mount.as_fd(), b".")?;
+        fs::mkdir(mount.as_fd(), LAID, NEW_DIRECTORY)?;
+        fs::mkdir(mount.as_fd(), DEV, NEW_DIRECTORY)?;
+        let root = fs::open_dir(mount.as_fd(), LAID)?;
         Ok(InMemory { mount, root })
     }
 
-    /// Attaches it at `point`, where the step does not see it. Returns its root.
-    pub fn attach(self, point: BorrowedFd<'_>) -> Result<OwnedFd> {
+    /// Attaches it at `point`, where the step does not see it. Returns the scaffold's root, and an empty directory for its
+    /// /dev, to be bound.
+    pub fn attach(self, point: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd)> {
         mount::attach(self.mount.as_fd(), point)?;
-        Ok(self.root)
+        Ok((self.root, mount::clone_mount_below(self.mount.as_fd(), DEV)?))
     }
 }
 
@@ -116,7 +131,7 @@ pub fn fill(plan: &Plan, image: &Image, scaffold: BorrowedFd<'_>, ids: &Ids<'_>)
 /// The same in an empty file system of our own, where a new entry has the mode and the owner that it is made with: a run makes
 /// this on its way into the image, so each call counts.
 fn fill_memory(plan: &Plan, image: &Image, directories: &Directories, scaffold: BorrowedFd<'_>) -> Result<()> {
-    write_own(plan, scaffold)?;
+    write_all(plan, scaffold, &Ids(None), Place::Own)?;
     let own = own_ids();
     for (path, entry) in plan.scaffold.entries.iter().rev() {
         if *entry == Entry::Clone {
@@ -127,11 +142,12 @@ fn fill_memory(plan: &Plan, image: &Image, directories: &Directories, scaffold: 
     Ok(())
 }
 
-fn write_own(plan: &Plan, scaffold: BorrowedFd<'_>) -> Result<()> {
+/// Calls `make` while nothing is taken from the modes of new entries.
+fn with_given_modes<T>(make: impl FnOnce() -> Result<T>) -> Result<T> {
     let caller = process::set_umask(0);
-    let written = write_all(plan, scaffold, &Ids(None), Place::Own);
+    let made = make();
     process::set_umask(caller);
-    written
+    made
 }
 
 /// Most directories have nothing but an owner, a mode and times.
@@ -159,7 +175,7 @@ fn clone_to_memory(
         return clone_attributes(image, path, scaffold, prefix(plan));
     }
     if path.is_root() {
-        // The one directory that was not made here.
+        // It has no name to be changed by.
         fs::fchmod(scaffold, stat.st_mode)?;
         return Ok(fs::set_times_of(scaffold, Times::of(&stat))?);
     }

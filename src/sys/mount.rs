@@ -109,6 +109,18 @@ pub fn set_attributes(mount: BorrowedFd<'_>, attributes: Attr, recursive: bool) 
     set_attr(mount, &value, recursive, || format!("mount_setattr([{}], {attributes:?})", mount.as_raw_fd()))
 }
 
+/// Sets `attributes` on a mount, and clears nosuid, nodev, noexec and ro where they are not among them.
+pub fn set_attributes_only(mount: BorrowedFd<'_>, attributes: Attr) -> SysResult<()> {
+    let all = Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOEXEC | Attr::MOUNT_ATTR_RDONLY;
+    let value = libc::mount_attr {
+        attr_set: u64::from(attributes.bits()),
+        attr_clr: u64::from(all.bits()),
+        propagation: 0,
+        userns_fd: 0,
+    };
+    set_attr(mount, &value, false, || format!("mount_setattr([{}], {attributes:?})", mount.as_raw_fd()))
+}
+
 fn set_attr(
     mount: BorrowedFd<'_>,
     value: &libc::mount_attr,
