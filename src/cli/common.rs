@@ -66,11 +66,17 @@ pub fn prepare(cli: &Cli, arguments: &RunArguments) -> Result<Prepared> {
 
 /// The merged settings.
 pub fn settings(cli: &Cli, flags: &Flags) -> Result<Settings> {
-    let cwd = std::env::current_dir().doing(|| "cannot tell the working directory")?;
-    let environment: BTreeMap<_, _> = std::env::vars_os().collect();
-    let home = home(&environment);
+    settings_in(cli, flags, &Environment(std::env::vars_os().collect()), &working_directory()?)
+}
+
+fn settings_in(cli: &Cli, flags: &Flags, environment: &Environment, cwd: &Path) -> Result<Settings> {
+    let home = home(&environment.0);
     let source = settings::Source { config: cli.global.config.as_deref(), profile: cli.global.profile.as_deref() };
-    settings::resolve(flags, &source, &Environment(environment), &home, &cwd)
+    settings::resolve(flags, &source, environment, &home, cwd)
+}
+
+fn working_directory() -> Result<PathBuf> {
+    std::env::current_dir().doing(|| "cannot tell the working directory")
 }
 
 /// The same with the parts of the arguments.
@@ -90,14 +96,14 @@ fn prepare_with(
     command: &[OsString],
     change: &dyn Fn(&mut Settings),
 ) -> Result<Prepared> {
-    let cwd = std::env::current_dir().doing(|| "cannot tell the working directory")?;
-    let environment: BTreeMap<_, _> = std::env::vars_os().collect();
-    let mut settings = settings(cli, flags)?;
+    let cwd = working_directory()?;
+    let environment = Environment(std::env::vars_os().collect());
+    let mut settings = settings_in(cli, flags, &environment, &cwd)?;
     change(&mut settings);
     let server = with_server(&mut settings)?;
     let relay = recorded(&mut settings)?;
     let image = Image::open(root)?;
-    let host = Host::look(&settings, &cwd, environment);
+    let host = Host::look(&settings, &cwd, environment.0);
     let user = settings.user.value.clone();
     let hints = plan::hints(&settings, command);
     let (survey, directories) =

@@ -3,9 +3,7 @@
 //! Each component is opened with O_NOFOLLOW from the handle of the one before, and links are followed by hand: what comes
 //! out is a path without links, and how much of it is there. openat2(2) alone could not tell the second.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -63,11 +61,21 @@ impl Found {
 /// for once.
 pub struct Resolver<'a> {
     image: &'a Image,
-    known: Known,
+    known: Directories,
 }
 
-/// Directories by path; none: there is nothing.
-type Known = BTreeMap<Inside, Option<Rc<Opened>>>;
+/// Directories of an image that are open, by path.
+#[derive(Debug, Default)]
+pub struct Directories(Vec<Known>);
+
+/// One of them, or the root, which comes first.
+#[derive(Debug, Default)]
+struct Known {
+    /// None: the root, which is the image's own.
+    opened: Option<Opened>,
+    /// What was looked for in it, with its number; none: there is nothing.
+    below: Vec<(Box<[u8]>, Option<usize>)>,
+}
 
 /// A directory.
 #[derive(Debug)]
@@ -77,26 +85,33 @@ struct Opened {
     readable: bool,
 }
 
-/// Directories of an image that are open for reading, by path.
-#[derive(Debug, Default)]
-pub struct Directories(BTreeMap<Inside, Rc<Opened>>);
-
 impl Directories {
-    /// The directory at `path`, if it is one of them.
+    /// The directory at `path`, if it is one of them and open for reading.
     pub fn get(&self, path: &Inside) -> Option<BorrowedFd<'_>> {
-        self.0.get(path).filter(|directory| directory.readable).map(|directory| directory.handle.as_fd())
+        let mut known = self.0.first()?;
+        for name in path.components() {
+            known = self.0.get(known.look(name)??)?;
+        }
+        known.opened.as_ref().filter(|directory| directory.readable).map(|directory| directory.handle.as_fd())
+    }
+}
+
+impl Known {
+    /// What is known of the entry `name`; `Some(None)`: it is not there.
+    fn look(&self, name: &[u8]) -> Option<Option<usize>> {
+        self.below.iter().find(|(known, _)| **known == *name).map(|(_, number)| *number)
     }
 }
 
 impl<'a> Resolver<'a> {
     /// One that knows no directory yet.
     pub fn new(image: &'a Image) -> Resolver<'a> {
-        Resolver { image, known: BTreeMap::new() }
+        Resolver { image, known: Directories(vec![Known::default()]) }
     }
 
     /// The directories that were gone through.
     pub fn into_directories(self) -> Directories {
-        Directories(self.known.into_iter().filter_map(|(path, directory)| Some((path, directory?))).collect())
+        self.known
     }
 
     /// Resolves `path`, following a link at its end as well.
@@ -129,11 +144,11 @@ impl<'a> Resolver<'a> {
 
 struct Walk<'a> {
     image: &'a Image,
-    known: &'a mut Known,
+    known: &'a mut Directories,
     /// Where the walk stands: names without links.
     path: Vec<u8>,
-    /// The directories on that path, each with the length of the path above it; the root itself is not in it.
-    stack: Vec<(usize, Rc<Opened>)>,
+    /// The directories on that path by their numbers, each with the length of the path above it; the root itself is not in it.
+    stack: Vec<(usize, usize)>,
     /// What is still to do, from `next` on.
     todo: Vec<u8>,
     next: usize,
@@ -223,27 +238,28 @@ impl Walk<'_> {
         }
         let name = self.path.len();
         self.path.extend_from_slice(&self.todo[start..end]);
-        match self.known.get(&self.path[..]) {
-            Some(Some(directory)) => {
-                self.stack.push((above, Rc::clone(directory)));
+        match self.standing().look(&self.path[name..]) {
+            Some(Some(number)) => {
+                self.stack.push((above, number));
                 return Ok(Step::On);
             }
             Some(None) => return Ok(Step::Missing),
             None => {}
         }
         let at = self.at();
-        let name = &self.path[name..];
+        let (from, name) = (name, &self.path[name..]);
         // What a path goes through is nearly always a directory: that is asked for by opening it.
         let opened = if self.is_last() { Err(Errno::NOTDIR) } else { open_directory(at, name) };
         let stat = match opened {
-            Ok(next) => return Ok(self.down(above, next)),
+            Ok(next) => return Ok(self.down(above, from, next)),
             Err(Errno::NOENT) => Ok(None),
             Err(_) => fs::stat(at, name),
         };
         let stat = match stat {
             Ok(Some(stat)) => stat,
             Ok(None) => {
-                self.known.insert(self.here(), None);
+                let name = name.into();
+                self.standing_mut().below.push((name, None));
                 return Ok(Step::Missing);
             }
             Err(error) if error.errno == libc::EACCES => {
@@ -263,7 +279,7 @@ impl Walk<'_> {
             // It was opened in vain: by a name that is another thing now, or by a user who may not go through it.
             FileType::Directory => {
                 let next = open_directory(at, name)?;
-                Ok(self.down(above, next))
+                Ok(self.down(above, from, next))
             }
             _ => {
                 let why = format!("{} is not a directory", self.here());
@@ -273,15 +289,30 @@ impl Walk<'_> {
         }
     }
 
-    /// Where the walk stands.
-    fn at(&self) -> BorrowedFd<'_> {
-        self.stack.last().map_or(self.image.directory(), |(_, directory)| directory.handle.as_fd())
+    fn number(&self) -> usize {
+        self.stack.last().map_or(0, |(_, number)| *number)
     }
 
-    fn down(&mut self, above: usize, next: Opened) -> Step {
-        let next = Rc::new(next);
-        self.known.insert(self.here(), Some(Rc::clone(&next)));
-        self.stack.push((above, next));
+    /// Where the walk stands.
+    fn standing(&self) -> &Known {
+        &self.known.0[self.number()]
+    }
+
+    fn standing_mut(&mut self) -> &mut Known {
+        let number = self.number();
+        &mut self.known.0[number]
+    }
+
+    fn at(&self) -> BorrowedFd<'_> {
+        self.standing().opened.as_ref().map_or(self.image.directory(), |directory| directory.handle.as_fd())
+    }
+
+    /// Into `next`, whose name is in the path from `name` on.
+    fn down(&mut self, above: usize, name: usize, next: Opened) -> Step {
+        let (name, number) = (self.path[name..].into(), self.known.0.len());
+        self.standing_mut().below.push((name, Some(number)));
+        self.known.0.push(Known { opened: Some(next), below: Vec::new() });
+        self.stack.push((above, number));
         Step::On
     }
 

@@ -45,8 +45,13 @@ impl Inside {
     /// From a path as a user writes it: absolute or not, read from the root; `None` when it has a `..`.
     pub fn lexical(path: &Path) -> Option<Inside> {
         let bytes = path.as_os_str().as_bytes();
-        let parts: Vec<&[u8]> = bytes.split(|b| *b == b'/').filter(|c| !c.is_empty() && *c != b".").collect();
-        (!parts.contains(&&b".."[..])).then(|| Inside::from_components(parts))
+        let plain = bytes.strip_prefix(b"/").unwrap_or(bytes);
+        // Most are written as they are kept.
+        if plain.split(|b| *b == b'/').all(|name| !matches!(name, b"" | b"." | b"..")) {
+            return Some(Inside(plain.into()));
+        }
+        let names = bytes.split(|b| *b == b'/').filter(|name| !matches!(*name, b"" | b"."));
+        (!names.clone().any(|name| name == b"..")).then(|| Inside::from_components(names))
     }
 
     /// The raw bytes.

@@ -1,6 +1,5 @@
 //! What kind of mirror a directory is, seen with a few looks.
 
-use std::collections::BTreeSet;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -74,13 +73,14 @@ pub fn look(directory: &Path) -> Option<Layout> {
     let has_page = |name: &str| is(at, &format!("{name}/index.html"), FileType::Unknown, FileType::RegularFile);
     let mut missing_pages = files;
     let page = if root_page { root_page_of(at) } else { String::new() };
-    let mut listed: BTreeSet<&str> = listed_projects(&page).collect();
+    let mut listed: Vec<&str> = listed_projects(&page).collect();
+    listed.sort_unstable();
     if !sample(&listed).all(has_page) {
         listed.clear();
     }
     folders.retain(|name| {
         let normal = distribution::normalized(name);
-        if normal == *name && listed.contains(&name[..]) {
+        if normal == *name && listed.binary_search(&&name[..]).is_ok() {
             return true;
         }
         let own = has_page(name);
@@ -118,8 +118,8 @@ fn listed_projects(page: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Some of them, for one that was written by somebody else.
-fn sample<'a>(listed: &BTreeSet<&'a str>) -> impl Iterator<Item = &'a str> {
-    [listed.first(), listed.iter().nth(listed.len() / 2), listed.last()].into_iter().flatten().copied()
+fn sample<'a>(listed: &[&'a str]) -> impl Iterator<Item = &'a str> {
+    [listed.first(), listed.get(listed.len() / 2), listed.last()].into_iter().flatten().copied()
 }
 
 /// Whether an entry, or what it links to, is of that kind; `listed` is what the directory says.

@@ -73,18 +73,21 @@ impl Scaffold {
     }
 
     /// Puts the directories above `place` in.
-    fn parents(&mut self, place: &Place, deepest: usize) {
-        let components: Vec<&[u8]> = place.path.components().collect();
-        for depth in 1..=deepest.min(components.len()) {
-            let path = Inside::from_components(components[..depth].iter().copied());
+    fn parents(&mut self, place: &Place) {
+        let (mut path, mut depth) = (place.path.parent(), place.path.depth());
+        // What stands above an entry is one too.
+        while !self.entries.contains_key(&path) {
+            depth -= 1;
+            let above = path.parent();
             let entry = if depth <= place.existing { Entry::Clone } else { Entry::Directory { mode: 0o755 } };
-            self.entries.entry(path).or_insert(entry);
+            self.entries.insert(path, entry);
+            path = above;
         }
     }
 
     /// Puts an override file in.
     pub fn file(&mut self, place: &Place, entry: Entry) {
-        self.parents(place, place.path.depth().saturating_sub(1));
+        self.parents(place);
         self.entries.insert(place.path.clone(), entry);
     }
 
@@ -126,7 +129,7 @@ impl Scaffold {
         if place.entry.is_some() {
             return;
         }
-        self.parents(place, place.path.depth().saturating_sub(1));
+        self.parents(place);
         let entry = if directory { Entry::Directory { mode } } else { Entry::Point };
         self.entries.entry(place.path.clone()).or_insert(entry);
     }

@@ -27,6 +27,9 @@ pub struct Distribution {
 
 /// PEP 503: lower case, runs of `-`, `_` and `.` are one `-`.
 pub fn normalized(name: &str) -> String {
+    if is_normal(name) {
+        return name.to_owned();
+    }
     let mut out = String::with_capacity(name.len());
     for c in name.chars() {
         match c {
@@ -36,6 +39,12 @@ pub fn normalized(name: &str) -> String {
         }
     }
     out
+}
+
+/// Whether a name is one that [`normalized`] leaves as it is; not all of those that nobody has are known.
+fn is_normal(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    bytes.iter().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-')) && !bytes.windows(2).any(|two| two == b"--")
 }
 
 /// Takes a file name apart; `None` for what is no distribution. `project`, where it is known, tells where the name of an old
@@ -106,7 +115,14 @@ mod tests {
 
     #[test]
     fn names_are_normalized_as_pep_503_has_it() {
-        for (name, expected) in [("Flask", "flask"), ("zope.interface", "zope-interface"), ("a__b-.C", "a-b-c")] {
+        for (name, expected) in [
+            ("Flask", "flask"),
+            ("zope.interface", "zope-interface"),
+            ("a__b-.C", "a-b-c"),
+            ("a--b", "a-b"),
+            ("a-1", "a-1"),
+            ("\u{c4}-b", "\u{e4}-b"),
+        ] {
             assert_eq!(normalized(name), expected);
         }
     }

@@ -100,14 +100,11 @@ impl Arena {
         Arena { start: AtomicPtr::new(std::ptr::null_mut()), used: AtomicUsize::new(0) }
     }
 
-    fn base(&self) -> Option<*mut u8> {
-        let start = self.start.load(Ordering::Acquire);
-        if !start.is_null() {
-            return Some(start);
-        }
+    #[cold]
+    fn begin(&self) -> Option<*mut u8> {
         let new = map(ARENA)?;
         populate(new.addr(), READY);
-        match self.start.compare_exchange(start, new, Ordering::AcqRel, Ordering::Acquire) {
+        match self.start.compare_exchange(std::ptr::null_mut(), new, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Some(new),
             Err(other) => {
                 // SAFETY: nobody has seen this mapping.
@@ -118,11 +115,15 @@ impl Arena {
     }
 
     /// A new piece; `None`: it is large, or the arena is used up.
+    #[inline(always)]
     fn piece(&self, layout: Layout) -> Option<*mut u8> {
-        if layout.size() > PIECE || layout.align() > PAGE || self.used.load(Ordering::Relaxed) > ARENA {
+        if layout.size() > PIECE || layout.align() > PAGE {
             return None;
         }
-        let base = self.base()?;
+        let mut base = self.start.load(Ordering::Acquire);
+        if base.is_null() {
+            base = self.begin()?;
+        }
         let (mask, mut used) = (layout.align().max(ALIGNED) - 1, self.used.load(Ordering::Relaxed));
         loop {
             let start = (used + mask) & !mask;
