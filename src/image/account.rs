@@ -60,13 +60,17 @@ impl Image {
             Some((user, group)) => (if user.is_empty() { "0" } else { user }, Some(group)),
             None => (asked, None),
         };
-        let found = passwd.lines().filter_map(parse_user).find(|e| e.name == user || e.uid.to_string() == user);
-        let (uid, mut gid, home, name) = match (found, user.parse::<u32>()) {
-            (Some(e), _) => (e.uid, e.gid, e.home, Some(e.name)),
+        let number = user.parse::<u32>();
+        // Only a number as it is printed is one: `007` is a name.
+        let printed = number.as_ref().ok().filter(|number| number.to_string() == user);
+        let found = passwd.lines().filter_map(parse_user).find(|e| e.name == user || printed == Some(&e.uid));
+        let (uid, mut gid, home, name) = match (found, number) {
+            (Some(e), _) => (e.uid, e.gid, e.home.to_owned(), Some(e.name.to_owned())),
             (None, Ok(0)) => (0, 0, "/root".to_owned(), None),
             (None, Ok(uid)) => (uid, uid, "/".to_owned(), None),
             (None, Err(_)) => {
-                let known: Vec<String> = passwd.lines().filter_map(parse_user).map(|e| e.name).take(40).collect();
+                let known: Vec<String> =
+                    passwd.lines().filter_map(parse_user).map(|e| e.name.to_owned()).take(40).collect();
                 return refuse(Fault::new(format!("the image has no user {user:?}")).hint(format!(
                     "Give a number with --user, or a name of the image's /etc/passwd: {}.",
                     known.join(", ")
@@ -98,7 +102,13 @@ impl Image {
 impl Image {
     /// All users of the image's passwd(5).
     pub fn users(&self) -> Result<Vec<User>> {
-        Ok(self.passwd()?.lines().filter_map(parse_user).collect())
+        let user = |user: Line<'_>| User {
+            name: user.name.to_owned(),
+            uid: user.uid,
+            gid: user.gid,
+            home: user.home.to_owned(),
+        };
+        Ok(self.passwd()?.lines().filter_map(parse_user).map(user).collect())
     }
 
     /// All groups of the image's group(5).
@@ -115,11 +125,10 @@ impl Image {
 
 /// The home directories in this text of passwd(5) that are there, each once, but for those that many system users share.
 pub fn homes(resolver: &mut Resolver<'_>, passwd: &str) -> Result<Vec<PathBuf>> {
-    let mut homes: Vec<PathBuf> = Vec::new();
-    for home in passwd.lines().filter_map(parse_user).map(|e| PathBuf::from(e.home)) {
-        let shared =
-            ["/", "/bin", "/sbin", "/dev", "/nonexistent", "/usr/sbin"].contains(&home.to_str().unwrap_or("/"));
-        if home.has_root() && !shared && !homes.contains(&home) {
+    let mut homes: Vec<&str> = Vec::new();
+    for home in passwd.lines().filter_map(parse_user).map(|e| e.home) {
+        let shared = ["/", "/bin", "/sbin", "/dev", "/nonexistent", "/usr/sbin"].contains(&home);
+        if home.starts_with('/') && !shared && !homes.contains(&home) {
             homes.push(home);
         }
     }
@@ -128,8 +137,8 @@ pub fn homes(resolver: &mut Resolver<'_>, passwd: &str) -> Result<Vec<PathBuf>> 
     for home in homes {
         // A line of nonsense is nobody's home.
         let there = |inside: Inside| resolver.resolve(&inside).is_ok_and(|place| place.entry.is_some());
-        if Inside::lexical(&home).is_some_and(there) {
-            found.push(home);
+        if Inside::lexical(home.as_ref()).is_some_and(there) {
+            found.push(PathBuf::from(home));
         }
     }
     Ok(found)
@@ -139,16 +148,25 @@ fn text(bytes: Option<Vec<u8>>) -> String {
     String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
 }
 
-fn parse_user(line: &str) -> Option<User> {
-    let fields: Vec<&str> = line.split(':').collect();
-    let [name, _, uid, gid, _, home, ..] = fields[..] else { return None };
-    Some(User { name: name.to_owned(), uid: uid.parse().ok()?, gid: gid.parse().ok()?, home: home.to_owned() })
+/// A line of passwd(5).
+struct Line<'a> {
+    name: &'a str,
+    uid: u32,
+    gid: u32,
+    home: &'a str,
+}
+
+fn parse_user(line: &str) -> Option<Line<'_>> {
+    let mut fields = line.split(':');
+    let (name, _, uid, gid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    let home = fields.nth(1)?;
+    Some(Line { name, uid: uid.parse().ok()?, gid: gid.parse().ok()?, home })
 }
 
 fn parse_groups(text: &str) -> impl Iterator<Item = (&str, u32, &str)> {
     text.lines().filter_map(|line| {
-        let fields: Vec<&str> = line.split(':').collect();
-        let [name, _, id, members] = fields[..] else { return None };
-        Some((name, id.parse().ok()?, members))
+        let mut fields = line.split(':');
+        let (name, _, id, members) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        fields.next().is_none().then_some((name, id.parse().ok()?, members))
     })
 }
