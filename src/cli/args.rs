@@ -1,14 +1,15 @@
 //! The arguments as clap reads them.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::mirror::arguments::MirrorVerb;
 use super::userns::Map;
 use crate::settings::Flags;
-use crate::settings::flags::CommitFlags;
+use crate::settings::flags::{CommitFlags, MoreFlags, UsualFlags};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -58,15 +59,54 @@ struct OnlyRun {
     arguments: RunArguments,
 }
 
+/// `run` with the flags that most have, for the same reason.
+#[derive(Debug, Parser)]
+#[command(name = "dropcloth run", disable_help_flag = true)]
+struct UsualRun {
+    #[command(flatten)]
+    global: Global,
+    #[command(flatten)]
+    flags: UsualFlags,
+    #[arg(value_name = "ROOT")]
+    root: PathBuf,
+    #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+impl UsualRun {
+    /// `None`: there are other flags, or it is not understood.
+    fn read(words: &[OsString]) -> Option<Cli> {
+        let known = Self::command();
+        let is_known = |word: &OsString| match word.as_bytes() {
+            [b'-', b'-', long @ ..] => {
+                let long = long.split(|b| *b == b'=').next();
+                known.get_arguments().any(|argument| argument.get_long().map(str::as_bytes) == long)
+            }
+            [b'-', short, ..] => known.get_arguments().any(|argument| argument.get_short() == Some(char::from(*short))),
+            _ => true,
+        };
+        // Not tried in vain: clap thinks long about what it does not understand.
+        if !words.iter().take_while(|word| *word != "--").all(is_known) {
+            return None;
+        }
+        let matches = known.try_get_matches_from(words).ok()?;
+        let Self { global, flags, root, command } = Self::from_arg_matches(&matches).ok()?;
+        let flags = Flags { usual: flags, more: MoreFlags::default() };
+        Some(Cli { global, verb: Verb::Run(RunArguments { flags, joined: None, root: Some(root), command }) })
+    }
+}
+
 impl Cli {
     /// Reads the arguments of this process, `words` without the program's name.
     pub fn read(words: &[OsString]) -> Result<Cli, clap::Error> {
-        if let Some((verb, rest)) = words.split_first()
-            && verb == "run"
+        if words.first().is_some_and(|verb| verb == "run") {
+            if let Some(cli) = UsualRun::read(words) {
+                return Ok(cli);
+            }
             // Whatever is not understood is left to the whole, which has the help and the right words for it.
-            && let Ok(run) = OnlyRun::try_parse_from(std::iter::once(verb).chain(rest))
-        {
-            return Ok(Cli { global: run.global, verb: Verb::Run(run.arguments) });
+            if let Ok(run) = OnlyRun::try_parse_from(words) {
+                return Ok(Cli { global: run.global, verb: Verb::Run(run.arguments) });
+            }
         }
         Cli::try_parse()
     }
@@ -296,8 +336,6 @@ impl Verb {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn run(arguments: &[&str]) -> Result<RunArguments, clap::Error> {
@@ -327,7 +365,7 @@ mod tests {
             let read = run(arguments).unwrap();
             assert_eq!(read.root.as_deref(), Some(std::path::Path::new("root")), "{arguments:?}");
             assert_eq!(read.command, command, "{arguments:?}");
-            assert!(!read.flags.offline && read.flags.index.is_empty(), "{arguments:?}");
+            assert!(!read.flags.usual.offline && read.flags.usual.index.is_empty(), "{arguments:?}");
         }
     }
 
@@ -337,14 +375,47 @@ mod tests {
             [&["--offline", "-e", "A=1", "root", "--", "true"][..], &["root", "--offline", "-e", "A=1", "--", "true"]]
         {
             let read = run(arguments).unwrap();
-            assert!(read.flags.offline, "{arguments:?}");
-            assert_eq!((read.flags.env, read.command), (vec!["A=1".to_owned()], vec!["true".into()]), "{arguments:?}");
+            assert!(read.flags.usual.offline, "{arguments:?}");
+            assert_eq!(
+                (read.flags.usual.env, read.command),
+                (vec!["A=1".to_owned()], vec!["true".into()]),
+                "{arguments:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_short_way_reads_what_the_whole_does_or_nothing() {
+        let table: [(&[&str], bool); 14] = [
+            (&["root"], true),
+            (&["root", "--", "pip", "--index", "http://x/"], true),
+            (&["--mode", "through", "--mirror=m", "-v", "root", "true"], true),
+            (&["-vv", "-eA=1", "-e", "B", "--bind", "/a:/b:ro", "-w", "/x", "root", "--", "ls", "-la"], true),
+            (&["--map", "single", "--profile", "p", "--config", "c", "--offline", "root", "-v", "true", "x"], true),
+            (&["--index", "http://b/", "--index", "http://a/", "-u", "me:us", "--lay", "/a=b", "root"], true),
+            (&["root", "ls", "-la"], false),
+            (&["--report", "r", "root"], false),
+            (&["--in", "name", "--", "true"], false),
+            (&["--mode", "wrong", "root"], false),
+            (&["--help", "root"], false),
+            (&["--mode"], false),
+            (&["--map", "nothing", "root"], false),
+            (&[], false),
+        ];
+        for (arguments, short) in table {
+            let words: Vec<OsString> = ["run"].iter().chain(arguments).map(OsString::from).collect();
+            let read = UsualRun::read(&words);
+            assert_eq!(read.is_some(), short, "{arguments:?}");
+            if let Some(read) = read {
+                let whole = Cli::try_parse_from(["dropcloth", "run"].iter().chain(arguments)).unwrap();
+                assert_eq!(format!("{read:?}"), format!("{whole:?}"), "{arguments:?}");
+            }
         }
     }
 
     #[test]
     fn repeated_flags_keep_their_order() {
         let read = run(&["--index", "http://b/", "--index", "http://a/", "root", "true"]).unwrap();
-        assert_eq!(read.flags.index, ["http://b/", "http://a/"]);
+        assert_eq!(read.flags.usual.index, ["http://b/", "http://a/"]);
     }
 }

@@ -19,8 +19,9 @@ use crate::transaction::{self, Transaction, recover};
 /// Lays the overrides and the mirror into the image, in the mount namespace of the caller, until `detach`.
 pub fn attach(cli: &Cli, flags: &Flags, root: &Path) -> Result<u8> {
     let root = &may_mount(root)?;
-    let flags = Flags { mode: Some("through".to_owned()), ..flags.clone() };
-    if !flags.secret.is_empty() {
+    let mut flags = flags.clone();
+    flags.usual.mode = Some("through".to_owned());
+    if !flags.more.secret.is_empty() {
         return refuse(
             Fault::new("a secret is for one step, and would stay here for whoever looks")
                 .hint("Leave --secret out, and run the step that needs it with `dropcloth run`."),
@@ -29,7 +30,7 @@ pub fn attach(cli: &Cli, flags: &Flags, root: &Path) -> Result<u8> {
     let image = Image::open(root)?;
     transaction::lock_image(&image, Mode::Through)?;
     let signals = hold_signals()?;
-    let places = common::places(Some(image.path()), flags.scratch.as_deref());
+    let places = common::places(Some(image.path()), flags.more.scratch.as_deref());
     if let Some(transaction) = recover::attached(&places, Some(&image), image.path())? {
         if transaction.state.kept && Attached::load(transaction.directory())?.is_there(&image)? {
             say(&format!("it is attached to {} already; `dropcloth detach` first for other settings", root.display()));

@@ -22,7 +22,7 @@ const DEEPEST: usize = 16;
 pub fn check(cli: &Cli, arguments: &CheckArguments) -> Result<u8> {
     crate::sys::signal::default_sigpipe();
     let mut flags = arguments.flags.clone();
-    flags.mode = Some("discard".to_owned());
+    flags.usual.mode = Some("discard".to_owned());
     let command = [arguments.python.as_str(), "-c", probe::PROGRAM].map(OsString::from);
     let mut prepared = common::prepare_in(cli, &flags, &arguments.root, &command)?;
     let Some(python) = prepared.plan.python.clone() else { return refuse(no_mirror(&prepared)) };

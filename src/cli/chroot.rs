@@ -243,7 +243,7 @@ fn flags() -> Result<(Cli, Flags)> {
     let Verb::Run(run) = &cli.verb else { return Err(Fault::new("DROPCLOTH_FLAGS are not flags of run").into()) };
     let mut flags = run.flags.clone();
     // The framework sees to the resolver, as to everything else that chroot(8) does not.
-    flags.resolver.get_or_insert_with(|| "image".to_owned());
+    flags.more.resolver.get_or_insert_with(|| "image".to_owned());
     Ok((cli, flags))
 }
 
@@ -259,7 +259,7 @@ fn prepare(options: &Options, command: &[OsString]) -> Result<Prepared> {
 /// As a step of a transaction: a sandbox then, and all calls of a play together are one commit.
 fn joined(options: &Options, name: &str) -> Result<u8> {
     let (cli, mut flags) = flags()?;
-    flags.user = options.userspec.clone().or(flags.user);
+    flags.usual.user = options.userspec.clone().or(flags.usual.user);
     let image = std::fs::canonicalize(&options.root)?;
     let transaction = kept::find_on(Some(&image), name)?;
     let joined = named::join(&cli, &flags, transaction, &command(options), name)?;

@@ -100,7 +100,8 @@ pub fn join(
     name: &str,
 ) -> Result<Joined> {
     let root = transaction.state.image.clone();
-    let flags = Flags { backend: Some(backend_name(transaction.state.backend)), ..flags.clone() };
+    let mut flags = flags.clone();
+    flags.more.backend = Some(backend_name(transaction.state.backend));
     let mut prepared = common::prepare_in(cli, &flags, &root, command)?;
     prepared.read_inputs()?;
     if !transaction.state.is_of(transaction.directory(), &prepared.image)? {

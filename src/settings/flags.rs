@@ -12,19 +12,53 @@ use super::{
 /// Raw flags.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Flags {
+    /// Those that most runs have no others than.
+    #[command(flatten)]
+    pub usual: UsualFlags,
+    /// All others.
+    #[command(flatten)]
+    pub more: MoreFlags,
+}
+
+/// The flags that most runs have no others than.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct UsualFlags {
     /// What becomes of the step's writes: `commit` (into the image when it succeeds), `discard`, or `through` (straight to the
     /// image, also when it fails)
     #[arg(long, value_name = "MODE", value_parser = ["commit", "discard", "through"], hide_possible_values = true)]
     pub mode: Option<String>,
-    /// After a failed step: `discard` its writes, or `keep` its transaction to look at
-    #[arg(long, value_name = "WHAT", value_parser = ["discard", "keep"])]
-    pub on_failure: Option<String>,
     /// Local PyPI mirror (PEP 503 tree), bound read-only at /tmp/pypi
     #[arg(long, value_name = "DIR", help_heading = "Python packages")]
     pub mirror: Option<PathBuf>,
     /// Mirror URL; several in order: the first is pip's index-url, the last the distutils index
     #[arg(long, value_name = "URL", help_heading = "Python packages")]
     pub index: Vec<String>,
+    /// Mirrors only, no network index; an empty network when all mirrors are files
+    #[arg(long, help_heading = "Python packages")]
+    pub offline: bool,
+    /// Lay a file of this machine over a path of the image
+    #[arg(long, value_name = "PATH=FILE", help_heading = "What the step sees")]
+    pub lay: Vec<String>,
+    /// Bind a directory or file of this machine into the step's view
+    #[arg(long, value_name = "SRC:DST[:ro]", help_heading = "What the step sees")]
+    pub bind: Vec<String>,
+    /// Set a variable of the step, or pass the caller's
+    #[arg(short, long, value_name = "K[=V]", help_heading = "What the step sees")]
+    pub env: Vec<String>,
+    /// Working directory inside the image
+    #[arg(short, long, value_name = "DIR", help_heading = "What the step sees")]
+    pub workdir: Option<PathBuf>,
+    /// User of the image, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]", help_heading = "What the step sees")]
+    pub user: Option<String>,
+}
+
+/// The others.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct MoreFlags {
+    /// After a failed step: `discard` its writes, or `keep` its transaction to look at
+    #[arg(long, value_name = "WHAT", value_parser = ["discard", "keep"])]
+    pub on_failure: Option<String>,
     /// Start a mirror server for the length of the run and use it: `devpi`, `devpi=URL,…`, or a command of sh(1) that listens on
     /// 127.0.0.1:$PORT and keeps its data in $DATA
     #[arg(long, value_name = "WHAT", help_heading = "Python packages")]
@@ -32,9 +66,6 @@ pub struct Flags {
     /// The path of the index on a server that is a command (default: /simple/)
     #[arg(long, value_name = "PATH", help_heading = "Python packages")]
     pub serve_path: Option<String>,
-    /// Mirrors only, no network index; an empty network when all mirrors are files
-    #[arg(long, help_heading = "Python packages")]
-    pub offline: bool,
     /// Do not add the official index as an extra
     #[arg(long, help_heading = "Python packages")]
     pub no_official: bool,
@@ -47,12 +78,6 @@ pub struct Flags {
     /// pip's timeout in seconds
     #[arg(long, value_name = "SECONDS", help_heading = "Python packages")]
     pub timeout: Option<u32>,
-    /// Lay a file of this machine over a path of the image
-    #[arg(long, value_name = "PATH=FILE", help_heading = "What the step sees")]
-    pub lay: Vec<String>,
-    /// Bind a directory or file of this machine into the step's view
-    #[arg(long, value_name = "SRC:DST[:ro]", help_heading = "What the step sees")]
-    pub bind: Vec<String>,
     /// Keep a directory of the step between runs, outside of every image: `pip`, `uv`, `apt`, or any other by a name and a path;
     /// `shared` by runs at the same time, `locked` for one at a time, or `private`
     #[arg(long, value_name = "pip|uv|apt|NAME=PATH[:SHARING]", help_heading = "What the step sees")]
@@ -60,15 +85,6 @@ pub struct Flags {
     /// An empty tmpfs at a path of the image
     #[arg(long, value_name = "PATH", help_heading = "What the step sees")]
     pub tmpfs: Vec<PathBuf>,
-    /// Set a variable of the step, or pass the caller's
-    #[arg(short, long, value_name = "K[=V]", help_heading = "What the step sees")]
-    pub env: Vec<String>,
-    /// Working directory inside the image
-    #[arg(short, long, value_name = "DIR", help_heading = "What the step sees")]
-    pub workdir: Option<PathBuf>,
-    /// User of the image, by name or number
-    #[arg(short, long, value_name = "USER[:GROUP]", help_heading = "What the step sees")]
-    pub user: Option<String>,
     /// Host name of the step
     #[arg(long, value_name = "NAME", help_heading = "What the step sees")]
     pub hostname: Option<String>,
@@ -155,62 +171,63 @@ impl CommitFlags {
 impl Flags {
     /// What the flags say; what cannot be read goes to `faults`.
     pub fn layer(&self, faults: &mut Faults) -> Layer {
+        let (usual, more) = (&self.usual, &self.more);
         Layer {
-            mode: self.mode.as_deref().map(|word| match word {
+            mode: usual.mode.as_deref().map(|word| match word {
                 "discard" => Mode::Discard,
                 "through" => Mode::Through,
                 _ => Mode::Commit,
             }),
-            on_failure: self
+            on_failure: more
                 .on_failure
                 .as_deref()
                 .map(|w| if w == "keep" { OnFailure::Keep } else { OnFailure::Discard }),
-            mirror: self.mirror.clone(),
-            indexes: (!self.index.is_empty()).then(|| self.index.clone()),
-            official_index: self.official_index.clone(),
-            use_official: self.no_official.then_some(false),
-            serve: self.serve.clone(),
-            serve_path: self.serve_path.clone(),
-            offline: self.offline.then_some(true),
-            retries: self.retries,
-            timeout: self.timeout,
-            network: self.network.as_deref().map(|word| {
+            mirror: usual.mirror.clone(),
+            indexes: (!usual.index.is_empty()).then(|| usual.index.clone()),
+            official_index: more.official_index.clone(),
+            use_official: more.no_official.then_some(false),
+            serve: more.serve.clone(),
+            serve_path: more.serve_path.clone(),
+            offline: usual.offline.then_some(true),
+            retries: more.retries,
+            timeout: more.timeout,
+            network: more.network.as_deref().map(|word| {
                 Some(match word {
                     "none" => Network::None,
                     "mirrors" => Network::Mirrors,
                     _ => Network::Host,
                 })
             }),
-            allow: self.allow.iter().filter_map(|text| keep(allow::parse(text), faults)).collect(),
-            escape: self.escape.as_deref().map(|word| if word == "fail" { Escape::Fail } else { Escape::Warn }),
-            resolver: self.resolver.as_deref().map(resolver),
-            lay: self.lay.iter().filter_map(|text| keep(lay(text), faults)).collect(),
-            bind: self.bind.iter().filter_map(|text| keep(bind(text), faults)).collect(),
-            caches: self.cache.iter().filter_map(|text| keep(cache(text), faults)).collect(),
-            tmpfs: self.tmpfs.clone(),
-            env: self.env.iter().filter_map(|text| keep(variable(text), faults)).collect(),
-            workdir: self.workdir.clone(),
-            user: self.user.clone(),
-            hostname: self.hostname.clone(),
-            dev: self.dev.as_deref().map(|d| if d == "host" { Dev::Host } else { Dev::Private }),
-            cap_add: self.cap_add.clone(),
-            cap_drop: self.cap_drop.clone(),
-            scratch: self.scratch.clone(),
-            backend: self.backend.as_deref().map(|word| match word {
+            allow: more.allow.iter().filter_map(|text| keep(allow::parse(text), faults)).collect(),
+            escape: more.escape.as_deref().map(|word| if word == "fail" { Escape::Fail } else { Escape::Warn }),
+            resolver: more.resolver.as_deref().map(resolver),
+            lay: usual.lay.iter().filter_map(|text| keep(lay(text), faults)).collect(),
+            bind: usual.bind.iter().filter_map(|text| keep(bind(text), faults)).collect(),
+            caches: more.cache.iter().filter_map(|text| keep(cache(text), faults)).collect(),
+            tmpfs: more.tmpfs.clone(),
+            env: usual.env.iter().filter_map(|text| keep(variable(text), faults)).collect(),
+            workdir: usual.workdir.clone(),
+            user: usual.user.clone(),
+            hostname: more.hostname.clone(),
+            dev: more.dev.as_deref().map(|d| if d == "host" { Dev::Host } else { Dev::Private }),
+            cap_add: more.cap_add.clone(),
+            cap_drop: more.cap_drop.clone(),
+            scratch: more.scratch.clone(),
+            backend: more.backend.as_deref().map(|word| match word {
                 "overlay" => Backend::Overlay,
                 "copy" => Backend::Copy,
                 _ => Backend::Auto,
             }),
-            exact: self.commit.exact.then_some(true),
-            leaks: self.commit.leaks(),
-            force: self.commit.force.then_some(true),
-            source_date_epoch: self.commit.source_date_epoch,
-            suppress_chown: self.suppress_chown.then_some(true),
-            fsync: self.fsync.as_deref().map(|word| if word == "off" { Fsync::Off } else { Fsync::On }),
-            secret: self.secret.iter().filter_map(|text| keep(secret(text), faults)).collect(),
-            record: self.record.clone(),
-            report: self.report.clone(),
-            grace: self.grace,
+            exact: more.commit.exact.then_some(true),
+            leaks: more.commit.leaks(),
+            force: more.commit.force.then_some(true),
+            source_date_epoch: more.commit.source_date_epoch,
+            suppress_chown: more.suppress_chown.then_some(true),
+            fsync: more.fsync.as_deref().map(|word| if word == "off" { Fsync::Off } else { Fsync::On }),
+            secret: more.secret.iter().filter_map(|text| keep(secret(text), faults)).collect(),
+            record: more.record.clone(),
+            report: more.report.clone(),
+            grace: more.grace,
         }
     }
 }

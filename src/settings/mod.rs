@@ -307,6 +307,7 @@ pub type Faults = Vec<(String, String)>;
 
 #[cfg(test)]
 mod tests {
+    use super::flags::UsualFlags;
     use super::*;
 
     fn resolved(flags: Flags, environment: &[(&str, &str)]) -> Result<Settings> {
@@ -317,7 +318,8 @@ mod tests {
 
     #[test]
     fn a_flag_wins_over_the_environment_and_says_so() {
-        let flags = Flags { index: vec!["http://flag/simple".to_owned()], ..Flags::default() };
+        let mut flags = Flags::default();
+        flags.usual.index = vec!["http://flag/simple".to_owned()];
         let settings = resolved(flags, &[("DIB_PYPI_MIRROR_URL", "http://env/simple")]).unwrap();
         assert_eq!(settings.indexes.value, ["http://flag/simple"]);
         assert_eq!(settings.indexes.origin, Origin::Flag("--index".to_owned()));
@@ -325,12 +327,13 @@ mod tests {
 
     #[test]
     fn all_faults_are_told_at_once() {
-        let flags = Flags {
+        let usual = UsualFlags {
             index: vec!["pypi.example/simple".to_owned(), "ftp://x/".to_owned()],
             lay: vec!["../../etc/passwd=x".to_owned(), "nothing".to_owned()],
             workdir: Some("relative".into()),
-            ..Flags::default()
+            ..UsualFlags::default()
         };
+        let flags = Flags { usual, ..Flags::default() };
         let fault = Fault::from_error(resolved(flags, &[]).unwrap_err());
         assert_eq!(fault.because.len(), 5, "{:#?}", fault.because);
         assert!(fault.hints.iter().any(|h| h.contains("http://pypi.example/simple")));
@@ -340,7 +343,8 @@ mod tests {
     fn faults_of_the_file_are_told_with_those_of_the_flags() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("dropcloth.yaml"), "retries: many\nindex: nothing\n").unwrap();
-        let flags = Flags { tmpfs: vec!["var".into()], ..Flags::default() };
+        let mut flags = Flags::default();
+        flags.more.tmpfs = vec!["var".into()];
         let source = Source::default();
         let result = resolve(&flags, &source, &Environment::default(), Path::new("/nonexistent"), directory.path());
         let fault = Fault::from_error(result.unwrap_err());

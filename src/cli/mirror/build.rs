@@ -27,7 +27,7 @@ use crate::sys::process::Ended;
 
 /// Builds from requirements or from a record. 0: the mirror has everything.
 pub fn build(cli: &Cli, arguments: &BuildArguments) -> Result<u8> {
-    if arguments.flags.record.is_some() {
+    if arguments.flags.more.record.is_some() {
         return refuse(
             Fault::new("a build of a mirror is not recorded").hint("Record the step: `dropcloth run --record FILE …`."),
         );
@@ -167,7 +167,7 @@ struct Indexes {
 impl Indexes {
     fn of(prepared: &Prepared, flags: &Flags) -> Result<Indexes> {
         let Some(python) = &prepared.plan.python else {
-            return Ok(Indexes { urls: flags.index.clone(), mirror: None, pages: Pages::new() });
+            return Ok(Indexes { urls: flags.usual.index.clone(), mirror: None, pages: Pages::new() });
         };
         let pages = match (&python.mirror, &prepared.host.mirror) {
             (Some(mirror), Some(layout)) if layout.lacks_pages() => synthesise::missing(mirror, layout)?,
@@ -182,21 +182,21 @@ impl Runs<'_> {
     /// Asks what is configured, or the official index where nothing is.
     fn begin(&mut self, into: &Path) -> Result<()> {
         let flags = &mut self.flags;
-        flags.mode = Some("discard".to_owned());
+        flags.usual.mode = Some("discard".to_owned());
         // Each by itself: what the image can write in it cannot put a link in the place of.
         for name in build::WRITTEN {
-            flags.bind.push(format!("{}:{WORK_MOUNT}/{name}", into.join(WORK).join(name).display()));
+            flags.usual.bind.push(format!("{}:{WORK_MOUNT}/{name}", into.join(WORK).join(name).display()));
         }
-        flags.bind.push(format!("{}:{MIRROR_MOUNT}:ro", into.display()));
+        flags.usual.bind.push(format!("{}:{MIRROR_MOUNT}:ro", into.display()));
         // Wheels of some gigabytes, unpacked once more: not in the transaction.
-        flags.env.push(format!("TMPDIR={WORK_MOUNT}/tmp"));
+        flags.usual.env.push(format!("TMPDIR={WORK_MOUNT}/tmp"));
         let prepared = self.prepare(&[])?;
         if prepared.plan.inner_maps.is_some() {
             give(&prepared, into)?;
         }
         if prepared.plan.python.is_none() {
-            self.flags.index = vec![prepared.settings.official_index.value.clone()];
-            self.flags.no_official = true;
+            self.flags.usual.index = vec![prepared.settings.official_index.value.clone()];
+            self.flags.more.no_official = true;
         }
         self.indexes = Some(Indexes::of(&prepared, &self.flags)?);
         Ok(())
@@ -229,8 +229,8 @@ impl Runs<'_> {
         (relay.until, relay.mirror, relay.pages) = (until, mirror, pages);
         (relay.stock, relay.ahead) = (Some(into.to_owned()), Some(ahead));
         relay.seen = seen.unwrap_or_default();
-        self.flags.index = relay.urls();
-        self.flags.no_official = true;
+        self.flags.usual.index = relay.urls();
+        self.flags.more.no_official = true;
         self.view = Some(relay::start(relay)?);
         Ok(())
     }
