@@ -140,6 +140,20 @@ mod as_user {
     }
 
     #[test]
+    fn entries_of_owners_without_a_place_are_told_before_anything_happens() {
+        let field = Field::small();
+        let script =
+            "touch /etc/shadow; mkdir -p /var/mail /srv/data; chown 42:42 /etc/shadow; chown 8:8 /var/mail /srv/data";
+        assert_code(&field.run(&[], script), 0);
+        let output = verb(&field, &["--map", "single", "run", "rootfs", "--", "true"]);
+        assert_code(&output, 125);
+        for path in ["/etc/shadow", "/var/mail", "/srv/data"] {
+            let told = stderr(&output).matches(&format!("rootfs{path} belongs to")).count();
+            assert_eq!(told, 1, "{path}: {}", stderr(&output));
+        }
+    }
+
+    #[test]
     fn what_is_missing_is_told_before_anything_happens() {
         let mut field = Field::small();
         field.forget_leaks();

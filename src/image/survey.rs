@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Stat};
@@ -159,47 +159,71 @@ pub struct Foreign {
     pub gid: u32,
 }
 
-/// No more directories than these are looked into: the start of a step must not depend on the size of its image.
-const LOOKED_INTO: usize = 24;
-/// Entries of each that are no directories: what a package or a program of root's left has a directory of root's near it.
-const OTHERS_LOOKED_AT: usize = 8;
+/// Directories in which every distribution, and whoever unpacks or copies an image, leaves owners; no more are looked into: the
+/// start of a step must not depend on the size of its image.
+const LOOKED_INTO: [&[u8]; 9] = [b"", b"etc", b"home", b"opt", b"srv", b"usr", b"var", b"var/cache", b"var/lib"];
+/// So many of the directories in each, and of its other entries.
+const LOOKED_AT: (usize, usize) = (12, 4);
+/// What belongs to groups and users of the system where packages of Debian, Fedora, Arch or Alpine were installed by root.
+const OWNED: [&[u8]; 9] = [
+    b"etc/shadow",
+    b"usr/bin/chage",
+    b"usr/bin/wall",
+    b"var/cache/apt/archives/partial",
+    b"var/lib/rpm",
+    b"var/local",
+    b"var/log/wtmp",
+    b"var/mail",
+    b"var/spool/mail",
+];
 /// More are not told.
 const FOREIGN_SHOWN: usize = 5;
 
-/// Looks for owners without a place from the root of the image downwards, breadth first.
+/// Looks for owners without a place where they would be.
 fn foreign(image: &Image, maps: Option<&Maps>) -> Result<Vec<Foreign>> {
     let mut found = Vec::new();
     if maps.is_none() {
         return Ok(found);
     }
-    let mut next = std::collections::VecDeque::from([Inside::root()]);
-    for _ in 0..LOOKED_INTO {
-        let Some(path) = next.pop_front() else { break };
-        let Ok(directory) = fs::open_dir_below(image.directory(), path.bytes()) else { continue };
-        let mut others = 0;
+    for path in OWNED {
+        let entry = Inside::from_names(path);
+        let (above, name) = (entry.parent(), &path[path.iter().rposition(|b| *b == b'/').map_or(0, |at| at + 1)..]);
+        let Ok(directory) = fs::try_open_dir_below(image.directory(), above.bytes()) else { continue };
+        found.extend(foreign_entry(directory.as_fd(), &above, name)?);
+    }
+    for path in LOOKED_INTO {
+        let Ok(directory) = fs::try_open_dir_below(image.directory(), path) else { continue };
+        let above = Inside::from_names(path);
+        let mut seen = (0, 0);
         for entry in fs::entries(directory.as_fd())? {
-            others += usize::from(entry.kind != FileType::Directory);
-            if entry.kind != FileType::Directory && others > OTHERS_LOOKED_AT {
-                continue;
+            let (seen, most) = match entry.kind {
+                FileType::Directory => (&mut seen.0, LOOKED_AT.0),
+                _ => (&mut seen.1, LOOKED_AT.1),
+            };
+            *seen += 1;
+            if *seen <= most || above.is_root() {
+                let entry = foreign_entry(directory.as_fd(), &above, &entry.name)?;
+                found.extend(entry.filter(|entry| !found.contains(entry)));
             }
-            let Some(stat) = fs::stat(directory.as_fd(), &entry.name)? else { continue };
-            let here = path.join(&entry.name);
-            // The overflow ids: those without a place, or somebody's by right.
-            if stat.st_uid == OVERFLOW_ID || stat.st_gid == OVERFLOW_ID {
-                let openable = [FileType::RegularFile, FileType::Directory].contains(&entry.kind);
-                if openable && !fs::may_own(directory.as_fd(), &entry.name) {
-                    found.push(Foreign { path: here.clone(), uid: stat.st_uid, gid: stat.st_gid });
-                }
-                if found.len() == FOREIGN_SHOWN {
-                    return Ok(found);
-                }
-            }
-            if entry.kind == FileType::Directory {
-                next.push_back(here);
+            if found.len() >= FOREIGN_SHOWN {
+                found.truncate(FOREIGN_SHOWN);
+                return Ok(found);
             }
         }
     }
     Ok(found)
+}
+
+/// The entry `name` of a directory, if its owner or its group has no place.
+fn foreign_entry(directory: BorrowedFd<'_>, above: &Inside, name: &[u8]) -> Result<Option<Foreign>> {
+    let Some(stat) = fs::stat(directory, name)? else { return Ok(None) };
+    // The overflow ids: those without a place, or somebody's by right.
+    if stat.st_uid != OVERFLOW_ID && stat.st_gid != OVERFLOW_ID {
+        return Ok(None);
+    }
+    let openable = [FileType::RegularFile, FileType::Directory].contains(&FileType::from_raw_mode(stat.st_mode));
+    let foreign = openable && !fs::may_own(directory, name);
+    Ok(foreign.then(|| Foreign { path: above.join(name), uid: stat.st_uid, gid: stat.st_gid }))
 }
 
 /// The kernel shows ids without a place as the overflow ids, user_namespaces(7), and those may be mapped themselves. Only what
