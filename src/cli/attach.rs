@@ -6,7 +6,7 @@ use std::path::Path;
 use super::args::Cli;
 use super::common::{self, Prepared, say};
 use super::run;
-use crate::changes::laid;
+use crate::changes::{Policy, laid};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::host;
 use crate::image::Image;
@@ -93,6 +93,7 @@ fn lay(prepared: &Prepared) -> Result<()> {
     };
     let mut state = run::new_state(prepared, None)?;
     state.attached = true;
+    state.policy = Policy::of(&prepared.plan.scaffold);
     let mut transaction = Transaction::begin(&prepared.image, storage, state)?;
     match lay_in(prepared, &mut transaction) {
         Ok(()) => Ok(()),

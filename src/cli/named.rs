@@ -39,7 +39,8 @@ pub fn begin(cli: &Cli, flags: &Flags, name: &str, root: &Path) -> Result<u8> {
             )),
         );
     }
-    let state = single::new_state(&prepared, Some(name))?;
+    let mut state = single::new_state(&prepared, Some(name))?;
+    state.policy = Policy::of(&prepared.plan.scaffold);
     let mut transaction = Transaction::begin(&prepared.image, storage, state)?;
     if let Err(error) = fill(&mut transaction, &prepared) {
         transaction.remove()?;

@@ -48,13 +48,17 @@ fn in_transaction(prepared: &Prepared, signals: Signals) -> Result<u8> {
     let started = Instant::now();
     let on_disk = transaction::storage_path(&prepared.plan.storage).is_some();
     let mut transaction = None;
+    let policy = || Policy::of(&prepared.plan.scaffold);
     let outcome = if on_disk && prepared.plan.backend == Some(Backend::Overlay) {
-        step_beside(prepared, signals, &mut || {
+        let outcome = step_beside(prepared, signals, &mut || {
             transaction = begin(prepared)?;
             transaction.as_ref().map(sandbox::mounts::place_of).transpose()
-        })
+        });
+        transaction.iter_mut().for_each(|transaction| transaction.state.policy = policy());
+        outcome
     } else {
         transaction = begin(prepared)?;
+        transaction.iter_mut().for_each(|transaction| transaction.state.policy = policy());
         step(prepared, transaction.as_mut(), signals)
     };
     let step_seconds = started.elapsed().as_secs_f64();
@@ -109,7 +113,7 @@ pub fn needles(plan: &Plan) -> Vec<Needle> {
     found
 }
 
-/// The state of a new transaction.
+/// The state of a new transaction, but for its policy: not all are asked for that before their step runs.
 pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
     let plan = &prepared.plan;
     let settings = &prepared.settings;
@@ -142,7 +146,7 @@ pub fn new_state(prepared: &Prepared, name: Option<&str>) -> Result<State> {
         pid: std::process::id(),
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         brief: name.is_none() && plan.mode != Mode::Through,
-        policy: Policy::of(&plan.scaffold),
+        policy: Policy::default(),
         prefix: scaffold::prefix(plan),
         moved_to: None,
         root_times: None,

@@ -57,14 +57,12 @@ pub fn run(prepared: &Prepared, signals: Signals) -> Result<u8> {
 /// The transaction, and what the step needs in the image.
 fn begin(prepared: &Prepared, storage: &Path) -> Result<Transaction> {
     let mut state = run::new_state(prepared, None)?;
-    let policy = state.policy.clone();
-    if scaffold::binds_from_memory(&prepared.plan) {
-        // Whoever cleans up after a killed run asks for the list of mount points only, and the shorter the state, the sooner it is
-        // written.
-        state.policy = Policy::default();
+    if !scaffold::binds_from_memory(&prepared.plan) {
+        // Else whoever cleans up after a killed run asks for the list of mount points only, and the shorter the state, the sooner
+        // it is written.
+        state.policy = Policy::of(&prepared.plan.scaffold);
     }
     let mut transaction = Transaction::begin(&prepared.image, storage, state)?;
-    transaction.state.policy = policy;
     match lay(prepared, &mut transaction) {
         Ok(()) => Ok(transaction),
         Err(error) => {
@@ -85,8 +83,11 @@ fn touched(
         transaction.ended()?;
         return laid::touched(transaction);
     }
-    let rules = &transaction.state.policy.overrides;
     let paths = outcome.map_or(&[][..], |outcome| &outcome.touched);
+    if paths.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rules = Policy::of(&prepared.plan.scaffold).overrides;
     Ok(paths.iter().filter_map(|path| Some((path.clone(), *rules.get(path)?))).collect())
 }
 

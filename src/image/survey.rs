@@ -163,7 +163,7 @@ pub struct Foreign {
 /// start of a step must not depend on the size of its image.
 const LOOKED_INTO: [&[u8]; 9] = [b"", b"etc", b"home", b"opt", b"srv", b"usr", b"var", b"var/cache", b"var/lib"];
 /// So many of the directories in each, and of its other entries.
-const LOOKED_AT: (usize, usize) = (12, 4);
+const LOOKED_AT: (usize, usize) = (6, 2);
 /// What belongs to groups and users of the system where packages of Debian, Fedora, Arch or Alpine were installed by root.
 const OWNED: [&[u8]; 9] = [
     b"etc/shadow",

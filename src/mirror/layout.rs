@@ -114,7 +114,12 @@ fn root_page_of(directory: BorrowedFd<'_>) -> String {
 /// The projects that the page of all projects links to. Whoever wrote that wrote a page for each: looking for them would cost a
 /// run on a mirror of thousands as many calls.
 fn listed_projects(page: &str) -> impl Iterator<Item = &str> {
-    page.split("href=\"").skip(1).filter_map(|link| link.split('"').next()?.strip_suffix('/'))
+    let mut before = "";
+    page.split('"').filter_map(move |piece| {
+        let link = before.ends_with("href=").then_some(piece);
+        before = piece;
+        link?.strip_suffix('/')
+    })
 }
 
 /// Some of them, for one that was written by somebody else.

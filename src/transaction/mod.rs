@@ -193,8 +193,9 @@ fn printable(path: &Path) -> String {
 }
 
 /// Whether it has the form of one.
-pub fn is_id(text: &str) -> bool {
-    text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit())
+pub fn is_id(text: impl AsRef<[u8]>) -> bool {
+    let text = text.as_ref();
+    text.len() == 8 && text.iter().all(u8::is_ascii_hexdigit)
 }
 
 /// Eight hexadecimal digits nobody can foresee.

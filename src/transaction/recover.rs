@@ -1,8 +1,11 @@
 //! What a dead runner left: finished when its commit was decided, removed when not.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode as OpenMode, OFlags};
 
 use super::journal::{self, Progress};
 use super::{State, Transaction};
@@ -50,13 +53,16 @@ fn directories(place: &Path) -> Vec<PathBuf> {
     entries(place).unwrap_or_default().into_iter().filter(|path| !is_waste(path)).collect()
 }
 
-/// The directories in a storage; `None`: there is no such storage.
+/// What is called as a transaction in a storage, by name; `None`: there is no such storage.
 fn entries(place: &Path) -> Option<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(place).ok()?;
-    let mut found: Vec<PathBuf> =
-        entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect();
-    found.sort();
-    Some(found)
+    let storage =
+        rustix::fs::open(place, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, OpenMode::empty()).ok()?;
+    let entries = fs::entries(storage.as_fd()).ok()?;
+    let called = |name: &[u8]| {
+        let name = name.strip_suffix(super::WASTE.as_bytes()).unwrap_or(name);
+        name.rsplit(|b| *b == b'.').next().is_some_and(super::is_id)
+    };
+    Some(entries.iter().filter(|e| called(&e.name)).map(|e| place.join(OsStr::from_bytes(&e.name))).collect())
 }
 
 /// All transactions in `places`; of `image` only, when one is given.
