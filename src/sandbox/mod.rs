@@ -15,6 +15,7 @@ pub mod mounts;
 pub mod network;
 pub mod placeholders;
 pub mod privileges;
+pub mod proc;
 pub mod relay;
 pub mod scaffold;
 pub mod secrets;

@@ -7,28 +7,20 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{OFlags, ResolveFlags};
-use rustix::io::Errno;
 
 use super::message::{ToInit, receive};
 use super::scaffold::Ids;
 use super::secrets::{self, Secret};
-use super::{Bound, Ground, Inputs, Place, dev, mirror, scaffold};
+use super::{Bound, Ground, Inputs, Place, dev, mirror, proc, scaffold};
 use crate::changes::{laid, replica};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::inside::Directories;
 use crate::image::{Identity, Image, Inside};
 use crate::mirror::synthesise::Pages;
 use crate::plan::{Mount, MountPlan, Plan};
-use crate::sys::error::Called;
 use crate::sys::mount::{self, Attr, FsContext};
 use crate::sys::{SysResult, fs};
 use crate::transaction::Transaction;
-
-/// Parts of /proc that a step must not read, as runc masks them.
-const MASKED: [&str; 9] =
-    ["acpi", "asound", "kcore", "keys", "latency_stats", "timer_list", "timer_stats", "sched_debug", "scsi"];
-/// Parts of /proc that a step may read and not write: writing there changes the host's kernel.
-const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
 /// Host files and directories that were opened before anything was mounted: detached mounts, in the plan's order.
 pub struct Sources {
@@ -333,14 +325,14 @@ pub fn make_all(
                 }
             }
             (_, Some(source)) => source,
-            (Mount::Proc, None) => proc_or_outer(plan).doing(doing)?,
-            (Mount::Sys, None) => sys_or_outer(plan).doing(doing)?,
+            (Mount::Proc, None) => proc::mount(plan).doing(doing)?,
+            (Mount::Sys, None) => proc::mount_sys(plan).doing(doing)?,
             (Mount::Tmpfs, None) => tmpfs().doing(doing)?,
             (_, None) => dev::directory(dev.take()).doing(doing)?,
         };
         mount::attach(mounted.as_fd(), target.as_fd()).doing(doing)?;
         match wish.mount {
-            Mount::Proc => guard_proc(mounted.as_fd(), &sources.devices).doing(doing)?,
+            Mount::Proc => proc::guard(mounted.as_fd(), &sources.devices).doing(doing)?,
             Mount::Dev => terminal = dev::fill(mounted.as_fd(), &sources.devices, plan.terminal).doing(doing)?,
             Mount::HostDev if plan.terminal => terminal = dev::host_terminal(mounted.as_fd()).doing(doing)?,
             _ => {}
@@ -359,91 +351,6 @@ fn target(root: BorrowedFd<'_>, wish: &MountPlan) -> Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
     fs::openat2(root, wish.at.bytes(), OFlags::PATH | OFlags::NOFOLLOW, resolve)
         .doing(|| format!("cannot open the mount point {} inside the image", wish.at))
-}
-
-/// A procfs of this pid namespace, CVE-2019-16884: a new one by fsopen, never something found in the image.
-fn proc() -> SysResult<OwnedFd> {
-    let context = FsContext::open("proc")?;
-    context.set("source", "proc")?;
-    context.mount(Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NOEXEC)
-}
-
-/// In a user namespace the kernel makes a new procfs only where the old one is whole; a container masks parts of it. Then the
-/// step sees the container's.
-fn proc_or_outer(plan: &Plan) -> SysResult<OwnedFd> {
-    match proc() {
-        Err(error) if error.errno == libc::EPERM && plan.user_namespace => {
-            log::warn!(
-                "the step sees the /proc of this container, its processes included: parts of it are masked, so the kernel makes no new one"
-            );
-            outer("/proc")
-        }
-        other => other,
-    }
-}
-
-/// A sysfs belongs to a network namespace: one that this user namespace does not own gives none.
-fn sys_or_outer(plan: &Plan) -> SysResult<OwnedFd> {
-    match sys() {
-        Err(error) if error.errno == libc::EPERM && plan.user_namespace => {
-            let bound = outer("/sys")?;
-            mount::set_attributes(bound.as_fd(), Attr::MOUNT_ATTR_RDONLY, true)?;
-            Ok(bound)
-        }
-        other => other,
-    }
-}
-
-/// What is mounted here in the namespace outside, with everything below it.
-fn outer(path: &str) -> SysResult<OwnedFd> {
-    mount::clone_mount(mount::open_path(path.as_ref())?.as_fd(), true)
-}
-
-fn guard_proc(proc: BorrowedFd<'_>, devices: &dev::Devices) -> Result<()> {
-    for name in READ_ONLY {
-        let Some(part) = below(proc, name)? else { continue };
-        let bound = mount::clone_mount(part.as_fd(), false)?;
-        mount::set_attributes(bound.as_fd(), Attr::MOUNT_ATTR_RDONLY, false)?;
-        mount::attach(bound.as_fd(), part.as_fd())?;
-    }
-    for name in MASKED {
-        let Some(part) = below(proc, name)? else { continue };
-        let directory = rustix::fs::FileType::from_raw_mode(fs::fstat(part.as_fd())?.st_mode).is_dir();
-        let mask = if directory { empty_directory(proc)? } else { devices.null_mask()? };
-        mount::attach(mask.as_fd(), part.as_fd())?;
-    }
-    Ok(())
-}
-
-/// One of procfs itself, where it has that: a file system more costs a run as much as ten binds.
-fn empty_directory(proc: BorrowedFd<'_>) -> Result<OwnedFd> {
-    // KERNEL(2.6): it is kept for old programs, and nothing can be made in it; see proc_tty_init(), fs/proc/proc_tty.c.
-    match below(proc, "tty/ldisc")? {
-        Some(empty) => {
-            let bound = mount::clone_mount(empty.as_fd(), false)?;
-            mount::set_attributes(bound.as_fd(), Attr::MOUNT_ATTR_RDONLY, false)?;
-            Ok(bound)
-        }
-        None => Ok(dev::tmpfs("0755", Attr::MOUNT_ATTR_RDONLY)?),
-    }
-}
-
-fn below(proc: BorrowedFd<'_>, name: &str) -> Result<Option<OwnedFd>> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    match fs::try_openat2(proc, name.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW, resolve) {
-        Ok(part) => Ok(Some(part)),
-        // EXDEV: a container's procfs in which that part is masked already; nothing is mounted in a new one.
-        Err(Errno::NOENT | Errno::XDEV) => Ok(None),
-        Err(errno) => Err(errno).called(|| format!("openat2(\"/proc/{name}\")")).map_err(Into::into),
-    }
-}
-
-fn sys() -> SysResult<OwnedFd> {
-    let attributes =
-        Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NOEXEC | Attr::MOUNT_ATTR_RDONLY;
-    let context = FsContext::open("sysfs")?;
-    context.set("source", "sysfs")?;
-    context.mount(attributes)
 }
 
 /// The transaction's directory must be reachable by its path in the sandbox's namespace; kept here beside its one user.

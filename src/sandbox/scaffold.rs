@@ -207,7 +207,9 @@ fn write_all(plan: &Plan, scaffold: BorrowedFd<'_>, ids: &Ids<'_>, place: Place)
     // Neighbours share their directory.
     let mut last: Option<(Inside, OwnedFd)> = None;
     for (path, entry) in &plan.scaffold.entries {
-        let Some((parent, name)) = path.split() else { continue };
+        if path.is_root() {
+            continue;
+        }
         let doing = || format!("cannot prepare the override of {path}");
         if place == Place::Own {
             // Nothing in it is a link, or anybody else's.
@@ -217,6 +219,7 @@ fn write_all(plan: &Plan, scaffold: BorrowedFd<'_>, ids: &Ids<'_>, place: Place)
             }
             continue;
         }
+        let Some((parent, name)) = path.split() else { continue };
         if last.as_ref().is_none_or(|(known, _)| *known != parent) {
             let directory = fs::open_dir_below(scaffold, parent.bytes()).doing(doing)?;
             last = Some((parent, directory));
