@@ -123,12 +123,38 @@ impl Image {
     }
 }
 
-/// The home directories in this text of passwd(5) that are there, each once, but for those that many system users share.
+/// What Debian, Fedora, Arch and Alpine give as home to accounts that nobody works as: several share one, or it is where a
+/// service has its data. Nobody keeps configuration of installers there, and looking for it is a part of each start.
+const NOBODYS: [&str; 22] = [
+    "/",
+    "/bin",
+    "/dev",
+    "/nonexistent",
+    "/run/ircd",
+    "/sbin",
+    "/usr/games",
+    "/usr/lib/news",
+    "/usr/sbin",
+    "/var/adm",
+    "/var/backups",
+    "/var/cache/man",
+    "/var/empty",
+    "/var/ftp",
+    "/var/list",
+    "/var/mail",
+    "/var/spool/cron",
+    "/var/spool/lpd",
+    "/var/spool/mail",
+    "/var/spool/news",
+    "/var/spool/uucp",
+    "/var/spool/uucppublic",
+];
+
+/// The home directories in this text of passwd(5) that are there, each once, but for those that are nobody's.
 pub fn homes(resolver: &mut Resolver<'_>, passwd: &str) -> Result<Vec<PathBuf>> {
     let mut homes: Vec<&str> = Vec::new();
     for home in passwd.lines().filter_map(parse_user).map(|e| e.home) {
-        let shared = ["/", "/bin", "/sbin", "/dev", "/nonexistent", "/usr/sbin"].contains(&home);
-        if home.starts_with('/') && !shared && !homes.contains(&home) {
+        if home.starts_with('/') && !NOBODYS.contains(&home) && !homes.contains(&home) {
             homes.push(home);
         }
     }
