@@ -21,7 +21,8 @@ use crate::plan::{self, Plan};
 use crate::pypi::{self, Indexes};
 use crate::sandbox::{Inputs, caches, relay, secrets};
 use crate::server::{Running, Server};
-use crate::settings::{self, Environment, Flags, Network, Settings, Valued};
+use crate::settings::{self, Backend, Environment, Flags, Network, Settings, Valued};
+use crate::sys::userns;
 use crate::transaction;
 
 /// Everything up to the plan.
@@ -111,6 +112,7 @@ fn prepare_with(
             plan::wanted(&settings, account, pythons)
         })?;
     let plan = plan::build(&settings, &host, &survey, command)?;
+    let image = with_own_mounts(image, &host, &plan)?;
     Ok(Prepared {
         settings,
         host,
@@ -122,6 +124,16 @@ fn prepare_with(
         relay: (relay, None),
         server: (server, None),
     })
+}
+
+/// Who copies an image binds it once, to see what lies below other mounts. An ordinary user may do that in a mount namespace of
+/// his own only; what is open was opened in the other, and nothing is renamed from one to the other.
+fn with_own_mounts(image: Image, host: &Host, plan: &Plan) -> Result<Image> {
+    if host.caller.maps.is_none() || plan.backend != Some(Backend::Copy) {
+        return Ok(image);
+    }
+    userns::unshare_mounts().doing(|| "cannot make a mount namespace")?;
+    Image::reopen(image.path(), image.identity())
 }
 
 /// pip's timeout in seconds for a server that needs long for its first answer; pip's own is 15.

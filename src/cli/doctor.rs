@@ -158,10 +158,10 @@ impl Doctor {
     /// Runs a trial in a child with the rights that a run would have, in a mount namespace of its own.
     fn attempt(&self, trial: impl FnOnce() -> Result<()>) -> Result<()> {
         in_child(|| {
-            match &self.maps {
-                Some(maps) => userns::enter_with(&self.caller, maps)?,
-                None => namespaces::unshare_mounts()?,
+            if let Some(maps) = &self.maps {
+                userns::enter_with(&self.caller, maps)?;
             }
+            namespaces::unshare_mounts()?;
             mount::make_all_private()?;
             trial()
         })

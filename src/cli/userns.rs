@@ -79,7 +79,7 @@ pub fn forbidden(errno: i32) -> Fault {
     let read = |path: &str| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     let fault = Fault::new("cannot run without root: making a user namespace is forbidden here");
     let text = std::io::Error::from_raw_os_error(errno).to_string();
-    let fault = fault.because(format!("unshare(CLONE_NEWUSER|CLONE_NEWNS): {text}"));
+    let fault = fault.because(format!("unshare(CLONE_NEWUSER): {text}"));
     if read("/proc/sys/user/max_user_namespaces").as_deref() == Some("0") {
         return fault.hint("Have root run `sysctl user.max_user_namespaces=15000`, or run dropcloth with sudo.");
     }

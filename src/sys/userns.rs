@@ -10,11 +10,11 @@ use super::process::{self, Forked};
 /// One line of an id map: first id inside, first id outside, how many.
 pub type Line = (u32, u32, u32);
 
-/// Moves this process into a new user namespace and a mount namespace of it. Its ids are unmapped until the maps are written.
+/// Moves this process into a new user namespace. Its ids are unmapped until the maps are written.
 pub fn unshare() -> SysResult<()> {
     // SAFETY: unshare takes flags only. The process has one thread, which CLONE_NEWUSER asks for.
-    let result = unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) };
-    check(result.into(), || "unshare(CLONE_NEWUSER|CLONE_NEWNS)".to_owned()).map(|_| ())
+    let result = unsafe { libc::unshare(libc::CLONE_NEWUSER) };
+    check(result.into(), || "unshare(CLONE_NEWUSER)".to_owned()).map(|_| ())
 }
 
 /// Moves this process into a mount namespace of its own.
