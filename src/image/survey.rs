@@ -159,9 +159,9 @@ pub struct Foreign {
     pub gid: u32,
 }
 
-/// Directories in which every distribution, and whoever unpacks or copies an image, leaves owners; no more are looked into: the
-/// start of a step must not depend on the size of its image.
-const LOOKED_INTO: [&[u8]; 9] = [b"", b"etc", b"home", b"opt", b"srv", b"usr", b"var", b"var/cache", b"var/lib"];
+/// Directories in which users and services have their own, or whoever unpacks or copies an image leaves owners; no more are
+/// looked into: the start of a step must not depend on the size of its image.
+const LOOKED_INTO: [&[u8]; 6] = [b"", b"home", b"opt", b"srv", b"var", b"var/lib"];
 /// So many of the directories in each, and of its other entries.
 const LOOKED_AT: (usize, usize) = (6, 2);
 /// What belongs to groups and users of the system where packages of Debian, Fedora, Arch or Alpine were installed by root.
