@@ -236,9 +236,9 @@ impl Walk<'_> {
         if above > 0 {
             self.path.push(b'/');
         }
-        let name = self.path.len();
+        let from = self.path.len();
         self.path.extend_from_slice(&self.todo[start..end]);
-        match self.standing().look(&self.path[name..]) {
+        match self.standing().look(&self.path[from..]) {
             Some(Some(number)) => {
                 self.stack.push((above, number));
                 return Ok(Step::On);
@@ -246,8 +246,7 @@ impl Walk<'_> {
             Some(None) => return Ok(Step::Missing),
             None => {}
         }
-        let at = self.at();
-        let (from, name) = (name, &self.path[name..]);
+        let (at, name) = (self.at(), &self.path[from..]);
         // What a path goes through is nearly always a directory: that is asked for by opening it.
         let opened = if self.is_last() { Err(Errno::NOTDIR) } else { open_directory(at, name) };
         let stat = match opened {
@@ -268,6 +267,12 @@ impl Walk<'_> {
             }
             Err(error) => return Err(error.into()),
         };
+        self.arrive(above, from, stat)
+    }
+
+    /// At an entry that is there and was not gone into: its name is in the path from `from` on.
+    fn arrive(&mut self, above: usize, from: usize, stat: Stat) -> Result<Step> {
+        let (at, name) = (self.at(), &self.path[from..]);
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Symlink => {
                 let target = fs::readlink(at, name)?;

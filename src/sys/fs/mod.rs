@@ -1,12 +1,17 @@
 //! File-system calls by directory handle and name. Nothing here follows a symbolic link in a name it is given.
 
-use std::mem::MaybeUninit;
+mod content;
+mod listing;
+
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::error::{Called, SysError, SysResult, quoted};
+
+pub use content::copy_data;
+pub use listing::{Entry, entries};
 
 /// FS_IMMUTABLE_FL, ioctl_iflags(2).
 pub const IMMUTABLE: u32 = 0x10;
@@ -109,58 +114,6 @@ pub fn fstat(file: BorrowedFd<'_>) -> SysResult<Stat> {
 pub fn file_system(file: BorrowedFd<'_>) -> SysResult<u64> {
     let stat = rustix::fs::fstatfs(file).called(|| format!("fstatfs([{}])", file.as_raw_fd()))?;
     Ok(stat.f_type.cast_unsigned())
-}
-
-/// One entry of a directory: name, and whether the kernel says it is a directory or a character device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Name, raw bytes.
-    pub name: Vec<u8>,
-    /// Type as readdir(3) gives it.
-    pub kind: rustix::fs::FileType,
-}
-
-/// All entries but `.` and `..`, sorted by name. Reads through the open file itself, from the beginning.
-pub fn entries(directory: BorrowedFd<'_>) -> SysResult<Vec<Entry>> {
-    let call = || format!("getdents64([{}])", directory.as_raw_fd());
-    // Two pages hold what most directories have; the rest of the stack would have to be touched page by page.
-    let mut small = [const { MaybeUninit::uninit() }; 1 << 13];
-    let mut found = Vec::new();
-    rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0)).called(call)?;
-    if !read_entries(directory, &mut small, ONCE, &mut found).called(call)? {
-        let mut large = Vec::with_capacity(1 << 16);
-        read_entries(directory, large.spare_capacity_mut(), usize::MAX, &mut found).called(call)?;
-    }
-    found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    Ok(found)
-}
-
-/// Fillings of the buffer: one, and the one that says that there is no more.
-const ONCE: usize = 2;
-
-/// Reads on in the directory, as often as the buffer is filled `limit` times. `true`: to its end.
-fn read_entries(
-    directory: BorrowedFd<'_>,
-    buffer: &mut [MaybeUninit<u8>],
-    limit: usize,
-    found: &mut Vec<Entry>,
-) -> rustix::io::Result<bool> {
-    let mut raw = rustix::fs::RawDir::new(directory, buffer);
-    let mut fillings = 0;
-    loop {
-        if raw.is_buffer_empty() {
-            if fillings == limit {
-                return Ok(false);
-            }
-            fillings += 1;
-        }
-        let Some(entry) = raw.next() else { return Ok(true) };
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            found.push(Entry { name: name.to_vec(), kind: entry.file_type() });
-        }
-    }
 }
 
 /// mkdirat; an existing entry is EEXIST.
@@ -393,54 +346,4 @@ pub fn lock_shared(file: BorrowedFd<'_>) -> SysResult<()> {
             other => return other.called(|| format!("flock([{}], LOCK_SH)", file.as_raw_fd())),
         }
     }
-}
-
-/// Copies the data of `from` to the new file `to`: a reflink where the file system can, copy_file_range(2) else, with holes
-/// kept as holes.
-pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> SysResult<()> {
-    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
-        return Ok(());
-    }
-    let mut position = 0;
-    while position < size {
-        let Ok(start) = rustix::fs::seek(from, rustix::fs::SeekFrom::Data(position)) else { break };
-        let end = rustix::fs::seek(from, rustix::fs::SeekFrom::Hole(start)).unwrap_or(size).min(size);
-        copy_range(from, to, start, end)?;
-        position = end;
-    }
-    rustix::fs::ftruncate(to, size).called(|| format!("ftruncate([{}])", to.as_raw_fd()))
-}
-
-fn copy_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> SysResult<()> {
-    let (mut source, mut target) = (start, start);
-    while source < end {
-        let length = usize::try_from(end - source).unwrap_or(usize::MAX).min(1 << 30);
-        match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), length) {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                return copy_through_memory(from, to, source, end);
-            }
-            Err(errno) => return Err(SysError::new("copy_file_range()", errno.raw_os_error())),
-        }
-    }
-    Ok(())
-}
-
-fn copy_through_memory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> SysResult<()> {
-    let mut buffer = vec![0_u8; 1 << 17];
-    let mut position = start;
-    while position < end {
-        let wish = usize::try_from(end - position).unwrap_or(usize::MAX).min(buffer.len());
-        let length = rustix::io::pread(from, &mut buffer[..wish], position).called(|| "pread64()")?;
-        if length == 0 {
-            break;
-        }
-        let mut done = 0;
-        while done < length {
-            done += rustix::io::pwrite(to, &buffer[done..length], position + done as u64).called(|| "pwrite64()")?;
-        }
-        position += length as u64;
-    }
-    Ok(())
 }

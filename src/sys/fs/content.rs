@@ -1,0 +1,58 @@
+//! Copies of what is in a file: FICLONE, copy_file_range(2), and through memory.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::io::Errno;
+
+use crate::sys::SysResult;
+use crate::sys::error::{Called, SysError};
+
+/// Copies the data of `from` to the new file `to`: a reflink where the file system can, copy_file_range(2) else, with holes
+/// kept as holes.
+pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> SysResult<()> {
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    let mut position = 0;
+    while position < size {
+        let Ok(start) = rustix::fs::seek(from, rustix::fs::SeekFrom::Data(position)) else { break };
+        let end = rustix::fs::seek(from, rustix::fs::SeekFrom::Hole(start)).unwrap_or(size).min(size);
+        copy_range(from, to, start, end)?;
+        position = end;
+    }
+    rustix::fs::ftruncate(to, size).called(|| format!("ftruncate([{}])", to.as_raw_fd()))
+}
+
+fn copy_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> SysResult<()> {
+    let (mut source, mut target) = (start, start);
+    while source < end {
+        let length = usize::try_from(end - source).unwrap_or(usize::MAX).min(1 << 30);
+        match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), length) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                return copy_through_memory(from, to, source, end);
+            }
+            Err(errno) => return Err(SysError::new("copy_file_range()", errno.raw_os_error())),
+        }
+    }
+    Ok(())
+}
+
+fn copy_through_memory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> SysResult<()> {
+    let mut buffer = vec![0_u8; 1 << 17];
+    let mut position = start;
+    while position < end {
+        let wish = usize::try_from(end - position).unwrap_or(usize::MAX).min(buffer.len());
+        let length = rustix::io::pread(from, &mut buffer[..wish], position).called(|| "pread64()")?;
+        if length == 0 {
+            break;
+        }
+        let mut done = 0;
+        while done < length {
+            done += rustix::io::pwrite(to, &buffer[done..length], position + done as u64).called(|| "pwrite64()")?;
+        }
+        position += length as u64;
+    }
+    Ok(())
+}
