@@ -43,6 +43,26 @@ fn a_failed_step_leaves_the_image_as_it_was_and_passes_its_status() {
 }
 
 #[test]
+fn the_callers_umask_is_the_steps_and_takes_nothing_from_its_dev() {
+    needs_sandbox!();
+    let field = Field::small();
+    for mode in ["commit", "through", "discard"] {
+        let script = "umask; stat -c %a /dev /dev/shm /dev/pts; grep -c ' /dev rw,nosuid,nodev' /proc/self/mountinfo";
+        let command = field.dropcloth(["run", "--mode", mode, "rootfs", "--", "sh", "-c", script]);
+        let output = std::process::Command::new("sh")
+            .args(["-c", "umask 077; exec \"$@\"", "sh"])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .current_dir(field.path())
+            .output()
+            .unwrap();
+        assert_code(&output, 0);
+        assert_eq!(stdout(&output), "0077\n755\n1777\n755\n1\n", "{mode}");
+    }
+}
+
+#[test]
 fn commands_that_cannot_start_end_as_chroot_ends_them() {
     needs_sandbox!();
     let field = Field::small();

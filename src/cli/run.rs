@@ -48,17 +48,19 @@ fn in_transaction(prepared: &Prepared, signals: Signals) -> Result<u8> {
     let started = Instant::now();
     let on_disk = transaction::storage_path(&prepared.plan.storage).is_some();
     let mut transaction = None;
-    let policy = || Policy::of(&prepared.plan.scaffold);
+    let with_policy = |transaction: &mut Option<Transaction>| {
+        transaction.iter_mut().for_each(|transaction| transaction.state.policy = Policy::of(&prepared.plan.scaffold));
+    };
     let outcome = if on_disk && prepared.plan.backend == Some(Backend::Overlay) {
         let outcome = step_beside(prepared, signals, &mut || {
             transaction = begin(prepared)?;
             transaction.as_ref().map(sandbox::mounts::place_of).transpose()
         });
-        transaction.iter_mut().for_each(|transaction| transaction.state.policy = policy());
+        with_policy(&mut transaction);
         outcome
     } else {
         transaction = begin(prepared)?;
-        transaction.iter_mut().for_each(|transaction| transaction.state.policy = policy());
+        with_policy(&mut transaction);
         step(prepared, transaction.as_mut(), signals)
     };
     let step_seconds = started.elapsed().as_secs_f64();

@@ -187,7 +187,7 @@ fn foreign(image: &Image, maps: Option<&Maps>) -> Result<Vec<Foreign>> {
     }
     for path in OWNED {
         let entry = Inside::from_names(path);
-        let (above, name) = (entry.parent(), &path[path.iter().rposition(|b| *b == b'/').map_or(0, |at| at + 1)..]);
+        let Some((above, name)) = entry.split() else { continue };
         let Ok(directory) = fs::try_open_dir_below(image.directory(), above.bytes()) else { continue };
         found.extend(foreign_entry(directory.as_fd(), &above, name)?);
     }
