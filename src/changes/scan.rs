@@ -239,9 +239,9 @@ impl<'a> Scan<'a> {
 
     fn directory(&mut self, found: Found<'_>, here: Spot) -> Result<bool> {
         let prefix = self.layers.prefix;
-        let redirect = xattr::get(found.upper, found.name, &prefix.name("redirect"))?;
-        let opaque = xattr::get(found.upper, found.name, &prefix.name("opaque"))?.as_deref() == Some(b"y");
         let handle = fs::open_dir(found.upper, found.name)?;
+        let redirect = xattr::get(handle.as_fd(), b"", &prefix.name("redirect"))?;
+        let opaque = xattr::get(handle.as_fd(), b"", &prefix.name("opaque"))?.as_deref() == Some(b"y");
         let source = match &redirect {
             Some(redirect) => marks::redirect_source(redirect, here.lower.as_ref().map(Inside::parent).as_ref()),
             None if opaque => None,
@@ -314,7 +314,7 @@ impl<'a> Scan<'a> {
         if overlaid || restore != Restore::default() {
             tree.entries.push((Inside::root(), restore));
         }
-        self.tree(upper, &at, &Inside::root(), &mut tree)?;
+        self.tree(upper, &at, &at, &mut tree)?;
         self.protect(found.upper, found.name, &at, inode)?;
         let Tree { entries, whiteouts, .. } = tree;
         if !entries.is_empty() || !whiteouts.is_empty() {
@@ -341,29 +341,28 @@ impl<'a> Scan<'a> {
         self.protect(found.upper, found.name, &at, found.stat.st_ino)
     }
 
-    /// Everything below a directory that is moved whole: reported, and where overlayfs left something, recorded.
-    fn tree(&mut self, upper: BorrowedFd<'_>, top: &Inside, below: &Inside, tree: &mut Tree) -> Result<()> {
+    /// Everything below a directory that is moved whole (`top`): reported, and where overlayfs left something, recorded.
+    fn tree(&mut self, upper: BorrowedFd<'_>, top: &Inside, here: &Inside, tree: &mut Tree) -> Result<()> {
         let times = self.clamped(Times::of(&fs::fstat(upper)?));
         for entry in fs::entries(upper)? {
             let Some(stat) = fs::stat(upper, &entry.name)? else { continue };
             let found = Found { upper, name: &entry.name, stat: &stat };
-            let relative = below.join(&entry.name);
+            let path = here.join(&entry.name);
             if marks::is_whiteout(&stat) {
-                tree.whiteouts.push((relative, times));
+                tree.whiteouts.push((path.relative_to(top), times));
                 continue;
             }
-            let path = top.join(relative.bytes());
             self.changes.list.push(found.change(&path, What::Added));
             let (restore, overlaid) = self.restore(found, tree.inherited)?;
             if overlaid || restore != Restore::default() {
-                tree.entries.push((relative.clone(), restore));
+                tree.entries.push((path.relative_to(top), restore));
             }
             if overlaid {
                 self.protect(upper, &entry.name, &path, stat.st_ino)?;
             }
             if Kind::of(stat.st_mode) == Kind::Directory {
                 let handle = fs::open_dir(upper, &entry.name)?;
-                self.tree(handle.as_fd(), top, &relative, tree)?;
+                self.tree(handle.as_fd(), top, &path, tree)?;
             }
         }
         Ok(())

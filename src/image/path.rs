@@ -76,13 +76,21 @@ impl Inside {
 
     /// The entry `name` below this directory.
     pub fn join(&self, name: &[u8]) -> Inside {
-        let mut bytes = Vec::with_capacity(self.0.len() + 1 + name.len());
-        bytes.extend_from_slice(&self.0);
-        if !bytes.is_empty() && !name.is_empty() {
-            bytes.push(b'/');
-        }
-        bytes.extend_from_slice(name);
-        Inside(bytes.into())
+        let slash: &[u8] = if self.0.is_empty() || name.is_empty() { b"" } else { b"/" };
+        let (start, end) = (self.0.len() + slash.len(), self.0.len() + slash.len() + name.len());
+        // Most paths are short: no other memory than that which they stay in.
+        let mut short = [0; 256];
+        let Some(bytes) = short.get_mut(..end) else { return Inside([&self.0, slash, name].concat().into()) };
+        bytes[..self.0.len()].copy_from_slice(&self.0);
+        bytes[self.0.len()..start].copy_from_slice(slash);
+        bytes[start..].copy_from_slice(name);
+        Inside((&*bytes).into())
+    }
+
+    /// This path seen from `other`, which it lies below.
+    pub fn relative_to(&self, other: &Inside) -> Inside {
+        let rest = self.0.get(other.0.len()..).unwrap_or_default();
+        Inside(rest.strip_prefix(b"/").unwrap_or(rest).into())
     }
 
     /// The directory above and the last name; `None` for the root.
@@ -137,6 +145,12 @@ impl Inside {
 
 /// Bytes as reversible text: `\xNN` for what is not UTF-8, for control characters and for the backslash.
 pub fn escape(bytes: &[u8]) -> String {
+    // Most names are plain.
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && bytes.iter().all(|b| matches!(b, b' '..=b'[' | b']'..=b'~'))
+    {
+        return text.to_owned();
+    }
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -156,7 +170,8 @@ pub fn escape(bytes: &[u8]) -> String {
 
 impl std::fmt::Display for Inside {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "/{}", escape(&self.0))
+        f.write_str("/")?;
+        f.write_str(&escape(&self.0))
     }
 }
 
