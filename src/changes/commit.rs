@@ -141,9 +141,11 @@ fn commit_here(directory: BorrowedFd<'_>, state: &State, image: &Image, records:
     let doing = || format!("cannot commit to {}", image.path().display());
     // After the decision nothing may fail for want of room that could be made before.
     Redo::prepare(directory).doing(doing)?;
-    // The data of the upper has to be on the disk before the decision is: the overlay was volatile and synced nothing.
+    journal::propose(directory, records).doing(doing)?;
+    // The data of the upper and the records have to be on the disk before the decision is: the overlay was volatile and synced
+    // nothing.
     fs::syncfs(directory).doing(doing)?;
-    journal::decide(directory, records).doing(doing)?;
+    journal::decide(directory).doing(doing)?;
     redo_in(directory, state, image, records, true)
 }
 

@@ -1,7 +1,8 @@
 //! What a transaction keeps on disk: its state, and from the commit point on the list of records.
 //!
-//! `plan.tmp` is written and synced, then renamed to `plan`: from there the commit is decided and is finished by whoever comes
-//! next. `plan` renamed to `done`: finished, only the directory is left to remove. Neither: nothing has happened to the image.
+//! `plan.tmp` is written and synced with all that the step wrote, then renamed to `plan`: from there the commit is decided and is
+//! finished by whoever comes next. `plan` renamed to `done`: finished, only the directory is left to remove. Neither: nothing has
+//! happened to the image.
 
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -279,17 +280,21 @@ pub fn remove_if_there(directory: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
     }
 }
 
-/// Passes the commit point: when this returns, the records are on the disk and will be applied, by us or by the next.
-pub fn decide(directory: BorrowedFd<'_>, records: &[Record]) -> Result<()> {
+/// Writes the records down. They have to be on the disk before [`decide`], by a syncfs(2) that the data needs in any case.
+pub fn propose(directory: BorrowedFd<'_>, records: &[Record]) -> Result<()> {
     remove_if_there(directory, b"plan.tmp")?;
-    let mut file = BufWriter::new(std::fs::File::from(fs::create(directory, b"plan.tmp", 0o600)?));
+    let file = std::fs::File::from(fs::create(directory, b"plan.tmp", 0o600)?);
+    let mut file = BufWriter::with_capacity(64 << 10, file);
     for record in records {
         serde_json::to_writer(&mut file, record).map_err(std::io::Error::from)?;
         file.write_all(b"\n")?;
     }
     writeln!(file, "{END}")?;
-    let file = file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-    fs::fsync(file.as_fd())?;
+    Ok(file.flush()?)
+}
+
+/// Passes the commit point: when this returns, the records will be applied, by us or by the next.
+pub fn decide(directory: BorrowedFd<'_>) -> Result<()> {
     fs::rename(directory, b"plan.tmp", directory, b"plan")?;
     fs::fsync(directory)?;
     Ok(())
