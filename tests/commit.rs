@@ -492,3 +492,35 @@ fn what_the_overlay_cannot_do() {
     needs_root!();
     check(BEYOND_THE_OVERLAY, "copy");
 }
+
+/// Syncs of a whole file system before the last thing that a step of a second and a half does.
+fn syncs_during_a_step(field: &Field, options: &[&str]) -> usize {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let step = ["--", "sh", "-c", "echo x > /x; sleep 1.5; exec /bin/cat /x"];
+    let run = ["run"].iter().chain(options).chain(&step);
+    let options = ["-f", "-o", log.path().to_str().unwrap(), "-e", "trace=syncfs,execve"];
+    let output = support::rich::traced(&field.dropcloth(run), &options).output().unwrap();
+    support::assert_code(&output, 0);
+    let log = std::fs::read_to_string(log).unwrap();
+    let last = log.lines().position(|line| line.contains("execve(\"/bin/cat\"")).unwrap();
+    log.lines().take(last).filter(|line| line.contains("syncfs(")).count()
+}
+
+#[test]
+fn what_a_long_step_writes_goes_to_the_disk_while_it_runs_where_it_will_be_committed() {
+    needs_root!();
+    if !support::rich::has_strace() {
+        return support::skip("it needs strace");
+    }
+    let field = Field::small();
+    let some = 2..=6;
+    let syncs = syncs_during_a_step(&field, &["./rootfs"]);
+    assert!(some.contains(&syncs), "{syncs}");
+    assert_eq!(syncs_during_a_step(&field, &["--mode", "discard", "./rootfs"]), 0);
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+    assert_eq!(syncs_during_a_step(&field, &["--scratch", elsewhere.path().to_str().unwrap(), "./rootfs"]), 0);
+    support::assert_code(&field.dropcloth(["begin", "./rootfs", "--name", "long"]).output().unwrap(), 0);
+    let syncs = syncs_during_a_step(&field, &["--in", "long"]);
+    support::assert_code(&field.dropcloth(["commit", "long"]).output().unwrap(), 0);
+    assert!(some.contains(&syncs), "{syncs}");
+}

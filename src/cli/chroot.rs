@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::args::{Cli, Verb};
 use super::common::{self, Prepared};
-use super::{kept, named, run, userns};
+use super::{ended, kept, named, userns};
 use crate::error::{Fault, Result};
 use crate::front::credentials::{Credentials, Known};
 use crate::front::lay;
@@ -264,5 +264,5 @@ fn joined(options: &Options, name: &str) -> Result<u8> {
     let transaction = kept::find_on(Some(&image), name)?;
     let joined = named::join(&cli, &flags, transaction, &command(options), name)?;
     report::text::escapes(&joined.outcome).iter().for_each(|text| common::say(text));
-    Ok(run::exit_code(&joined.outcome))
+    Ok(ended::exit_code(&joined.outcome))
 }

@@ -7,6 +7,7 @@ pub mod check;
 pub mod chroot;
 pub mod common;
 pub mod doctor;
+pub mod ended;
 pub mod explain;
 pub mod kept;
 pub mod list;

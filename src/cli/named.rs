@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::args::{Cli, RunArguments};
 use super::common::{self, Prepared, say};
-use super::{kept, run as single};
+use super::{ended, kept, run as single};
 use crate::changes::{Changes, Policy, commit};
 use crate::error::{Fault, Result, refuse};
 use crate::report::{Fate, json};
@@ -79,7 +79,7 @@ pub fn run(cli: &Cli, arguments: &RunArguments, name: &str) -> Result<u8> {
     let command: Vec<OsString> = first.chain(arguments.command.iter().cloned()).collect();
     let Joined { prepared, outcome, changes, fate, seconds } =
         join(cli, &arguments.flags, transaction, &command, name)?;
-    single::tell(&prepared, &outcome, changes, fate, Some(name.to_owned()), seconds)
+    ended::tell(&prepared, &outcome, changes, fate, Some(name.to_owned()), seconds)
 }
 
 /// A step that became part of a transaction, or was taken back.
@@ -134,7 +134,7 @@ pub fn join(
     };
     let step_seconds = started.elapsed().as_secs_f64();
     let started = Instant::now();
-    let fate = if single::succeeded(&outcome) {
+    let fate = if ended::succeeded(&outcome) {
         transaction.keep_step()?;
         Fate::Joined
     } else {

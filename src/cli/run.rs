@@ -1,25 +1,23 @@
 //! `dropcloth run` and `dropcloth shell`: one step, from settings to report.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::args::{Cli, RunArguments};
-use super::common::{self, Prepared, say};
-use super::through;
+use super::common::{self, Prepared};
+use super::{ended, through};
 use crate::changes::commit::Pending;
 use crate::changes::gate::{self, Rules};
 use crate::changes::leaks::{self, Needle};
 use crate::changes::{Changes, Policy, commit, replica};
 use crate::error::{Doing, Fault, Result, refuse};
-use crate::exit::Exit;
 use crate::image::Image;
 use crate::plan::{Content, Entry, Plan, describe, traces};
-use crate::report::{self, Fate, Report};
-use crate::sandbox::{self, Ground, Leaving, Outcome, Place, placeholders, scaffold};
+use crate::report::{self, Fate};
+use crate::sandbox::{self, Begun, Ground, Leaving, Outcome, Place, placeholders, scaffold};
 use crate::settings::{Backend, Mode, OnFailure};
 use crate::sys::fs;
-use crate::sys::process::Ended;
 use crate::sys::signal::Signals;
 use crate::sys::volume;
 use crate::transaction::{self, State, Transaction, journal, recover};
@@ -54,7 +52,7 @@ fn in_transaction(prepared: &Prepared, signals: Signals) -> Result<u8> {
     let outcome = if on_disk && prepared.plan.backend == Some(Backend::Overlay) {
         let outcome = step_beside(prepared, signals, &mut || {
             transaction = begin(prepared)?;
-            transaction.as_ref().map(sandbox::mounts::place_of).transpose()
+            transaction.as_ref().map_or_else(|| Ok(Begun::default()), begun)
         });
         with_policy(&mut transaction);
         outcome
@@ -73,6 +71,16 @@ fn in_transaction(prepared: &Prepared, signals: Signals) -> Result<u8> {
             Err(error)
         }
     }
+}
+
+fn begun(transaction: &Transaction) -> Result<Begun> {
+    Ok(Begun { place: Some(sandbox::mounts::place_of(transaction)?), written: written(transaction)? })
+}
+
+/// Where the step's data goes to the disk: what is committed to another file system is copied.
+fn written(transaction: &Transaction) -> Result<Option<OwnedFd>> {
+    let stays = transaction.state.mode == Mode::Commit && transaction.state.same_file_system;
+    Ok(stays.then(|| transaction.directory().try_clone_to_owned()).transpose()?)
 }
 
 /// Finishes or removes what dead runners left on this image.
@@ -217,12 +225,13 @@ fn step_as_laid(prepared: &Prepared, transaction: Option<&Transaction>, signals:
     let memory = transaction.is_some_and(|t| in_memory(&prepared.plan, &t.state));
     let place = transaction.map(sandbox::mounts::place_of).transpose()?;
     let place = place.map_or(Place::Memory, |(path, identity)| Place::There(path, identity));
-    whole(sandbox::run(&prepared.plan, &ground(prepared, place, memory), signals)?)
+    let begin = &mut || Ok(Begun { place: None, written: transaction.map(written).transpose()?.flatten() });
+    whole(sandbox::run(&prepared.plan, &ground(prepared, place, memory), signals, begin)?)
 }
 
 /// Runs the step with overrides in memory, and a transaction that is made meanwhile.
 pub fn step_beside(prepared: &Prepared, signals: Signals, begin: &mut sandbox::Begin<'_>) -> Result<Outcome> {
-    whole(sandbox::run_beside(&prepared.plan, &ground(prepared, Place::Promised, true), signals, begin)?)
+    whole(sandbox::run(&prepared.plan, &ground(prepared, Place::Promised, true), signals, begin)?)
 }
 
 fn ground(prepared: &Prepared, place: Place, memory: bool) -> Ground {
@@ -250,72 +259,13 @@ fn finish(
     mut outcome: Outcome,
     step_seconds: f64,
 ) -> Result<u8> {
-    let success = succeeded(&outcome);
+    let success = ended::succeeded(&outcome);
     let started = Instant::now();
     let mut leaving = outcome.leaving.take();
     let (changes, fate, id) = settle(prepared, transaction, success, step_seconds, &mut leaving)?;
     // The mounts are gone when dropcloth is.
     drop(leaving);
-    tell(prepared, &outcome, changes, fate, id, (step_seconds, started.elapsed().as_secs_f64()))
-}
-
-/// Reports, and returns the exit status.
-pub fn tell(
-    prepared: &Prepared,
-    outcome: &Outcome,
-    changes: Changes,
-    fate: Fate,
-    transaction: Option<String>,
-    (step_seconds, commit_seconds): (f64, f64),
-) -> Result<u8> {
-    let plan = &prepared.plan;
-    let (files, bytes) = changes.files();
-    let dropped = changes.dropped.clone();
-    let report = Report {
-        version: 1,
-        image: plan.image.clone(),
-        command: plan.command.iter().map(crate::plan::OsStringText::text).collect(),
-        exit_code: exit_code(outcome),
-        signal: if let Ended::Signaled(signal) = outcome.ended { Some(signal) } else { None },
-        fate,
-        transaction,
-        step_seconds,
-        commit_seconds,
-        files,
-        bytes,
-        changes,
-        dropped_overrides: dropped,
-        escapes: outcome.escapes.clone(),
-        unwatched: outcome.unwatched,
-        escaped: outcome.ended == Ended::Exited(0) && outcome.escaped,
-        notes: plan.notes.clone(),
-    };
-    report::text::escapes(outcome).iter().for_each(|text| say(text));
-    for path in &report.dropped_overrides {
-        log::warn!(
-            "the step changed {path}, which is laid over: its version is dropped (when_changed: keep would keep it)"
-        );
-    }
-    say(&report::text::summary(&report));
-    if let Some(path) = &prepared.settings.report.value {
-        report::json::write(&report, path)?;
-    }
-    Ok(report.exit_code)
-}
-
-/// Whoever interrupts dropcloth wants the step undone, even one that takes the signal for a good reason to end.
-pub fn succeeded(outcome: &Outcome) -> bool {
-    outcome.ended == Ended::Exited(0) && outcome.interrupted.is_none() && !outcome.escaped
-}
-
-/// The step's own status; for one that ended well because dropcloth was interrupted, that signal's, and for one that ended well
-/// and asked for hosts that it must not have, one of dropcloth's own.
-pub fn exit_code(outcome: &Outcome) -> u8 {
-    match (outcome.ended, outcome.interrupted) {
-        (Ended::Exited(0), Some(signal)) => Ended::Signaled(signal).code(),
-        (Ended::Exited(0), None) if outcome.escaped => Exit::Escaped.code(),
-        (ended, _) => ended.code(),
-    }
+    ended::tell(prepared, &outcome, changes, fate, id, (step_seconds, started.elapsed().as_secs_f64()))
 }
 
 /// A step of so many seconds may have written much.

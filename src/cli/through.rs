@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::common::Prepared;
-use super::run;
+use super::{ended, run};
 use crate::changes::{Changes, Policy, laid};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Inside;
 use crate::report::Fate;
-use crate::sandbox::{Outcome, mounts, placeholders, scaffold};
+use crate::sandbox::{Begun, Outcome, mounts, placeholders, scaffold};
 use crate::settings::WhenChanged;
 use crate::sys::fs;
 use crate::sys::signal::Signals;
@@ -26,7 +26,7 @@ pub fn run(prepared: &Prepared, signals: Signals) -> Result<u8> {
     let outcome = if scaffold::binds_from_memory(&prepared.plan) {
         run::step_beside(prepared, signals, &mut || {
             let transaction = begun.insert(begin(prepared, storage)?);
-            mounts::place_of(transaction).map(Some)
+            Ok(Begun { place: Some(mounts::place_of(transaction)?), written: None })
         })
     } else {
         let transaction = begun.insert(begin(prepared, storage)?);
@@ -51,7 +51,7 @@ pub fn run(prepared: &Prepared, signals: Signals) -> Result<u8> {
     }
     let dropped = of(|rule| matches!(rule, WhenChanged::Drop | WhenChanged::KeepSymlink)).cloned().collect();
     let changes = Changes { dropped, ..Changes::default() };
-    run::tell(prepared, &outcome, changes, Fate::Through, None, (step_seconds, started.elapsed().as_secs_f64()))
+    ended::tell(prepared, &outcome, changes, Fate::Through, None, (step_seconds, started.elapsed().as_secs_f64()))
 }
 
 /// The transaction, and what the step needs in the image.

@@ -23,6 +23,7 @@ pub mod supervise;
 pub mod tty;
 pub mod view;
 pub mod watch;
+pub mod writeback;
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -37,7 +38,7 @@ use crate::plan::Plan;
 use crate::settings::{Backend, Network};
 use crate::sys::mount;
 
-pub use supervise::{Begin, Leaving, Outcome, hold_signals, run, run_beside};
+pub use supervise::{Begin, Begun, Leaving, Outcome, hold_signals, run};
 
 /// What init needs besides the plan: how to find the two directories again in its own mount namespace, and to be sure that
 /// they are the same.

@@ -10,6 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::message::{FromInit, ToInit, receive, send};
 use super::tty::Relay;
 use super::watch::outer::Outer;
+use super::writeback::{self, Writeback};
 use super::{Ground, init};
 use crate::error::{Doing, Fault, Result};
 use crate::escape::Escape;
@@ -22,8 +23,17 @@ use crate::sys::signal::{self, Signals};
 use crate::sys::trampoline::Trampoline;
 use crate::sys::userns;
 
-/// Makes a transaction and tells where it is.
-pub type Begin<'a> = dyn FnMut() -> Result<Option<(PathBuf, Identity)>> + 'a;
+/// A transaction that was made for the step.
+#[derive(Debug, Default)]
+pub struct Begun {
+    /// Where it is; none: the sandbox knows.
+    pub place: Option<(PathBuf, Identity)>,
+    /// Open on the file system that the step writes to, where all of it will be on the disk before dropcloth ends.
+    pub written: Option<OwnedFd>,
+}
+
+/// Makes a transaction.
+pub type Begin<'a> = dyn FnMut() -> Result<Begun> + 'a;
 
 /// How a run of the sandbox ended.
 #[derive(Debug)]
@@ -65,13 +75,10 @@ pub fn hold_signals() -> Result<Signals> {
 }
 
 /// Runs the step of `plan`. The process must have one thread, and `signals` held.
-pub fn run(plan: &Plan, ground: &Ground, signals: Signals) -> Result<Outcome> {
-    run_beside(plan, ground, signals, &mut || Ok(None))
-}
-
-/// The same with a transaction that `begin` makes meanwhile, [`Place::Promised`](super::Place): half of the way into a root is
-/// made of things in memory that wait for no disk. Where `begin` fails, nothing has run.
-pub fn run_beside(plan: &Plan, ground: &Ground, signals: Signals, begin: &mut Begin<'_>) -> Result<Outcome> {
+///
+/// `begin` makes the transaction meanwhile, where it is [`Place::Promised`](super::Place): half of the way into a root is made of
+/// things in memory that wait for no disk. Where it fails, nothing has run.
+pub fn run(plan: &Plan, ground: &Ground, signals: Signals, begin: &mut Begin<'_>) -> Result<Outcome> {
     let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     if plan.network != Network::Host {
         namespaces |= libc::CLONE_NEWNET;
@@ -102,11 +109,12 @@ pub fn run_beside(plan: &Plan, ground: &Ground, signals: Signals, begin: &mut Be
     drop(mapped);
     let begun = begin();
     let mut supervisor =
-        Supervisor { socket: ours, signals, relay: None, stop: None, interrupted: None, pid, plan, outer };
-    let result = begun.and_then(|place| {
-        place.into_iter().for_each(|(path, identity)| {
+        Supervisor { socket: ours, signals, relay: None, stop: None, interrupted: None, pid, plan, outer, later: None };
+    let result = begun.and_then(|begun| {
+        if let Some((path, identity)) = begun.place {
             supervisor.tell(&ToInit::Place(path.into_os_string().into_vec(), identity));
-        });
+        }
+        supervisor.later = begun.written.map(|file| (Instant::now() + writeback::FIRST, file));
         supervisor.watch()
     });
     let outer = supervisor.outer.take();
@@ -139,13 +147,19 @@ struct Supervisor<'a> {
     pid: i32,
     plan: &'a Plan,
     outer: Option<Outer>,
+    /// When what the step writes begins to go to the disk.
+    later: Option<(Instant, OwnedFd)>,
 }
 
 impl Supervisor<'_> {
     /// Returns how it ended, and whether pid 1 is alone in its namespace.
     fn watch(&mut self) -> Result<(Outcome, bool)> {
+        let mut writeback = None;
         loop {
             let ready = self.poll()?;
+            if let Some((_, file)) = self.later.take_if(|(when, _)| Instant::now() >= *when) {
+                writeback = Writeback::start(file);
+            }
             if ready.signal {
                 while let Some(number) = self.signals.next() {
                     self.signal(number)?;
@@ -158,6 +172,7 @@ impl Supervisor<'_> {
             if ready.message
                 && let Some(outcome) = self.message()?
             {
+                drop(writeback);
                 return Ok(outcome);
             }
             if let Some(outer) = self.outer.as_mut().filter(|_| ready.escape) {
@@ -170,7 +185,8 @@ impl Supervisor<'_> {
     }
 
     fn poll(&mut self) -> Result<Ready> {
-        let timeout = self.stop.map_or(PollTimeout::NONE, |when| {
+        let timeout = self.stop.into_iter().chain(self.later.as_ref().map(|(when, _)| *when)).min();
+        let timeout = timeout.map_or(PollTimeout::NONE, |when| {
             let left = when.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
