@@ -209,6 +209,21 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_joined_and_taken_apart_whatever_its_length() {
+        for length in [1, 100, 250, 251, 252, 253, 300] {
+            let (above, name) = (Inside::from_names(b"srv"), vec![b'n'; length]);
+            let joined = above.join(&name);
+            assert_eq!(joined.bytes(), [b"srv/", &name[..]].concat());
+            assert_eq!(joined.split(), Some((above.clone(), &name[..])));
+            assert_eq!(joined.join(b"x").relative_to(&above).bytes(), [&name[..], b"/x"].concat());
+            assert_eq!(Inside::root().join(&name).bytes(), name);
+        }
+        let same = Inside::from_names(b"a/b");
+        assert_eq!((same.join(b""), same.relative_to(&Inside::root())), (same.clone(), same.clone()));
+        assert_eq!(same.relative_to(&same), Inside::root());
+    }
+
+    #[test]
     fn below_goes_by_whole_components() {
         let of = |t: &str| Inside::lexical(Path::new(t)).unwrap();
         assert!(of("/a/b").is_below(&of("/a")));

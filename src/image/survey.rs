@@ -198,6 +198,8 @@ fn foreign(image: &Image, maps: Option<&Maps>) -> Result<Vec<Foreign>> {
         for entry in fs::entries(directory.as_fd())? {
             let (seen, most) = match entry.kind {
                 FileType::Directory => (&mut seen.0, LOOKED_AT.0),
+                // Nothing but an open(2) tells, and that goes through a link.
+                FileType::Symlink => continue,
                 _ => (&mut seen.1, LOOKED_AT.1),
             };
             *seen += 1;
