@@ -507,7 +507,7 @@ fn syncs_during_a_step(field: &Field, options: &[&str]) -> usize {
 }
 
 #[test]
-fn what_a_long_step_writes_goes_to_the_disk_while_it_runs_where_it_will_be_committed() {
+fn what_a_long_step_writes_goes_to_the_disk_while_it_runs_where_dropcloth_waits_for_it() {
     needs_root!();
     if !support::rich::has_strace() {
         return support::skip("it needs strace");
@@ -517,6 +517,9 @@ fn what_a_long_step_writes_goes_to_the_disk_while_it_runs_where_it_will_be_commi
     let syncs = syncs_during_a_step(&field, &["./rootfs"]);
     assert!(some.contains(&syncs), "{syncs}");
     assert_eq!(syncs_during_a_step(&field, &["--mode", "discard", "./rootfs"]), 0);
+    assert_eq!(syncs_during_a_step(&field, &["--mode", "through", "./rootfs"]), 0);
+    let syncs = syncs_during_a_step(&field, &["--mode", "through", "--fsync", "off", "./rootfs"]);
+    assert!(some.contains(&syncs), "{syncs}");
     let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
     assert_eq!(syncs_during_a_step(&field, &["--scratch", elsewhere.path().to_str().unwrap(), "./rootfs"]), 0);
     support::assert_code(&field.dropcloth(["begin", "./rootfs", "--name", "long"]).output().unwrap(), 0);

@@ -52,7 +52,7 @@ fn in_transaction(prepared: &Prepared, signals: Signals) -> Result<u8> {
     let outcome = if on_disk && prepared.plan.backend == Some(Backend::Overlay) {
         let outcome = step_beside(prepared, signals, &mut || {
             transaction = begin(prepared)?;
-            transaction.as_ref().map_or_else(|| Ok(Begun::default()), begun)
+            transaction.as_ref().map_or_else(|| Ok(Begun::default()), |t| begun(prepared, t))
         });
         with_policy(&mut transaction);
         outcome
@@ -73,14 +73,21 @@ fn in_transaction(prepared: &Prepared, signals: Signals) -> Result<u8> {
     }
 }
 
-fn begun(transaction: &Transaction) -> Result<Begun> {
-    Ok(Begun { place: Some(sandbox::mounts::place_of(transaction)?), written: written(transaction)? })
+/// What the supervisor has to know of a transaction that was made meanwhile.
+pub fn begun(prepared: &Prepared, transaction: &Transaction) -> Result<Begun> {
+    let place = Some(sandbox::mounts::place_of(transaction)?);
+    Ok(Begun { place, written: written(prepared, transaction)? })
 }
 
-/// Where the step's data goes to the disk: what is committed to another file system is copied.
-fn written(transaction: &Transaction) -> Result<Option<OwnedFd>> {
-    let stays = transaction.state.mode == Mode::Commit && transaction.state.same_file_system;
-    Ok(stays.then(|| transaction.directory().try_clone_to_owned()).transpose()?)
+/// Where the step's data goes, if it will be on the disk before dropcloth ends. What is committed to another file system is
+/// copied.
+fn written(prepared: &Prepared, transaction: &Transaction) -> Result<Option<OwnedFd>> {
+    let directory = match transaction.state.mode {
+        Mode::Commit if transaction.state.same_file_system => transaction.directory(),
+        Mode::Through if prepared.plan.suppress_sync => prepared.image.directory(),
+        _ => return Ok(None),
+    };
+    Ok(Some(directory.try_clone_to_owned()?))
 }
 
 /// Finishes or removes what dead runners left on this image.
@@ -225,7 +232,8 @@ fn step_as_laid(prepared: &Prepared, transaction: Option<&Transaction>, signals:
     let memory = transaction.is_some_and(|t| in_memory(&prepared.plan, &t.state));
     let place = transaction.map(sandbox::mounts::place_of).transpose()?;
     let place = place.map_or(Place::Memory, |(path, identity)| Place::There(path, identity));
-    let begin = &mut || Ok(Begun { place: None, written: transaction.map(written).transpose()?.flatten() });
+    let written = || transaction.map_or(Ok(None), |t| written(prepared, t));
+    let begin = &mut || Ok(Begun { place: None, written: written()? });
     whole(sandbox::run(&prepared.plan, &ground(prepared, place, memory), signals, begin)?)
 }
 

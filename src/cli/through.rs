@@ -10,7 +10,7 @@ use crate::changes::{Changes, Policy, laid};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Inside;
 use crate::report::Fate;
-use crate::sandbox::{Begun, Outcome, mounts, placeholders, scaffold};
+use crate::sandbox::{Outcome, placeholders, scaffold};
 use crate::settings::WhenChanged;
 use crate::sys::fs;
 use crate::sys::signal::Signals;
@@ -26,7 +26,7 @@ pub fn run(prepared: &Prepared, signals: Signals) -> Result<u8> {
     let outcome = if scaffold::binds_from_memory(&prepared.plan) {
         run::step_beside(prepared, signals, &mut || {
             let transaction = begun.insert(begin(prepared, storage)?);
-            Ok(Begun { place: Some(mounts::place_of(transaction)?), written: None })
+            run::begun(prepared, transaction)
         })
     } else {
         let transaction = begun.insert(begin(prepared, storage)?);
