@@ -527,3 +527,24 @@ fn what_a_long_step_writes_goes_to_the_disk_while_it_runs_where_dropcloth_waits_
     support::assert_code(&field.dropcloth(["commit", "long"]).output().unwrap(), 0);
     assert!(some.contains(&syncs), "{syncs}");
 }
+
+/// Both times are of 1970, so that relatime (mount(8)) would have moved the first one at any look.
+#[test]
+fn what_dropcloth_reads_keeps_its_access_times() {
+    needs_sandbox!();
+    let field = Field::small();
+    let seen = |path: &str| std::os::unix::fs::MetadataExt::atime(&field.path().join(path).metadata().unwrap());
+    let old = "touch -a -d @1000000 new new/file; touch -m -d @1000000 new new/file";
+    shell("touch -d @1000000 rootfs/etc rootfs/etc/passwd rootfs/usr rootfs", field.path());
+    for options in [&[][..], &["--mode", "through"], &["--backend", "copy"]] {
+        let output = field.run(options, &format!("mkdir new; echo a file to be searched > new/file; {old}"));
+        support::assert_code(&output, 0);
+        for path in ["rootfs/etc", "rootfs/etc/passwd", "rootfs/usr", "rootfs", "rootfs/new", "rootfs/new/file"] {
+            // The step itself looks into what it writes to directly.
+            if options.first() != Some(&"--mode") || path.contains("new") {
+                assert_eq!(seen(path), 1_000_000, "{path} {options:?}");
+            }
+        }
+        shell("rm -r rootfs/new; touch -d @1000000 rootfs", field.path());
+    }
+}

@@ -199,7 +199,7 @@ impl Image {
 
 fn open_directory(at: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Opened> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(at, name, flags | OFlags::RDONLY, Mode::empty()) {
+    match fs::open_quietly(at, name, flags | OFlags::RDONLY) {
         Err(Errno::ACCESS) => {
             let handle = rustix::fs::openat(at, name, flags | OFlags::PATH, Mode::empty())?;
             Ok(Opened { handle, readable: false })

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::sys::{SysError, fs};
@@ -56,7 +56,7 @@ impl Image {
     fn open_as_named(path: &Path) -> Result<Image> {
         let doing = || cannot_use(path);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(path, flags, Mode::empty())
+        let directory = fs::open_quietly(rustix::fs::CWD, path, flags)
             .map_err(|e| SysError::new(format!("open(\"{}\", O_DIRECTORY)", path.display()), e.raw_os_error()))
             .map_err(|error| with_hint(path, error))
             .doing(doing)?;

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 use super::error::{Called, SysError, SysResult, quoted};
 
@@ -22,11 +23,24 @@ fn at(directory: BorrowedFd<'_>, name: &[u8]) -> String {
     format!("[{}], {}", directory.as_raw_fd(), quoted(name))
 }
 
+/// openat(2) for reading, which leaves the access time as it is where the caller has an owner's rights (O_NOATIME): that dropcloth
+/// looked is not the image's business, and a time that moves has to be written to the disk.
+pub fn open_quietly(directory: BorrowedFd<'_>, path: impl Arg, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    path.into_with_c_str(|path| quietly(flags, |flags| rustix::fs::openat(directory, path, flags, Mode::empty())))
+}
+
+/// Opens with O_NOATIME, and without it what is another's.
+fn quietly(flags: OFlags, open: impl Fn(OFlags) -> rustix::io::Result<OwnedFd>) -> rustix::io::Result<OwnedFd> {
+    match open(flags | OFlags::NOATIME) {
+        Err(Errno::PERM) => open(flags),
+        other => other,
+    }
+}
+
 /// Opens the directory `name`, for reading.
 pub fn open_dir(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(directory, name, flags, Mode::empty())
-        .called(|| format!("openat({}, O_DIRECTORY)", at(directory, name)))
+    open_quietly(directory, name, flags).called(|| format!("openat({}, O_DIRECTORY)", at(directory, name)))
 }
 
 /// Opens the directory at the relative path `path` below `base`, without crossing a mount, a symbolic link or `base` itself.
@@ -42,7 +56,7 @@ const WITHIN: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLIN
 pub fn try_open_dir_below(base: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     if path.is_empty() {
-        return rustix::fs::openat(base, ".", flags, Mode::empty());
+        return open_quietly(base, ".", flags);
     }
     let mut rest = path;
     let mut current: Option<OwnedFd> = None;
@@ -88,7 +102,10 @@ pub fn try_openat2(
     resolve: ResolveFlags,
 ) -> rustix::io::Result<OwnedFd> {
     for _ in 0..64 {
-        match rustix::fs::openat2(from, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        let open = |flags| rustix::fs::openat2(from, path, flags, Mode::empty(), resolve);
+        let flags = flags | OFlags::CLOEXEC;
+        // A handle on the place alone reads nothing, and openat2(2) refuses both together.
+        match if flags.contains(OFlags::PATH) { open(flags) } else { quietly(flags, open) } {
             Err(Errno::AGAIN) => {}
             other => return other,
         }
@@ -140,8 +157,7 @@ pub fn create(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> SysResult<Ow
 /// Opens a regular file or directory for reading; fifos and devices do not block.
 pub fn open_read(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    rustix::fs::openat(directory, name, flags, Mode::empty())
-        .called(|| format!("openat({}, O_RDONLY)", at(directory, name)))
+    open_quietly(directory, name, flags).called(|| format!("openat({}, O_RDONLY)", at(directory, name)))
 }
 
 /// Opens a file that is there for writing; fifos and devices do not block.
