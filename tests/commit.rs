@@ -96,6 +96,12 @@ const ENTRIES: &[Row] = &[
         "new entries of every kind",
         "echo n > n; mkdir -m 2711 nd; ln -s x nl; mkfifo -m 600 nf; mknod nb b 7 200; mknod nc c 9 9; chown 5:6 nf nb",
     ),
+    (
+        "more than a thousand files for directories that are there, by two threads",
+        "for d in . d1 d1/sub d2 d3 empty empty2; do for i in $(seq 200); do echo $i > $d/m$i; done; ln -s m1 $d/ml
+        mkfifo $d/mf; ln $d/m2 d1/sub/also-$(echo $d | tr / -); done; chmod 4755 d2/m3; chattr +i d2/m5; rm d1/b
+        echo x > d1/a; mkdir empty/n; setfattr -n user.a -v 1 d3/m7",
+    ),
     ("a socket", "socket sock; socket d1/sock; mv d1/sock d2/"),
     ("files removed", "rm file d1/a d1/sub/x dangling fifo cdev"),
     ("trees removed", "rm -rf d1 d2 empty x acl"),

@@ -253,3 +253,33 @@ fn the_next_run_finishes_an_interrupted_commit() {
     assert!(stderr(&output).contains("finished"), "{}", stderr(&output));
     assert_eq!(state(&mut field), Ok(State::After));
 }
+
+/// So many files that two threads move them, one of which gives each a second name first.
+const MANY: &str = "cd /t; for d in . d1 d1/sub d2 d3 d4; do for i in $(seq 200); do echo $i > $d/m$i; done; done";
+
+#[test]
+fn a_runner_killed_while_two_threads_move_files_leaves_all_of_them_moved() {
+    needs_strace!();
+    if thread::available_parallelism().map_or(1, usize::from) == 1 {
+        return support::skip("it needs two processors");
+    }
+    let mut whole = field(ground().directory.path());
+    assert_code(&whole.run(&[], MANY), 0);
+    whole.check_leaks();
+    let expected = whole.snapshot().clock_times_alike(ground().start);
+    for (call, nth) in [("linkat", 1), ("linkat", 150), ("unlinkat", 2), ("unlinkat", 180), ("renameat2", 90)] {
+        let mut field = field(ground().directory.path());
+        let run = field.dropcloth(["run", "./rootfs", "--", "sh", "-c", MANY]);
+        // Of all its threads and children: the step itself makes none of these calls so often.
+        let trace = format!("trace={call}");
+        let inject = format!("inject={call}:signal=KILL:when={nth}");
+        let output = rich::traced(&run, &["-f", "-o", "/dev/null", "-e", &trace, "-e", &inject]).output().unwrap();
+        assert!(!output.status.success(), "{call} {nth}: {}", stderr(&output));
+        let output = recover(&field);
+        assert!(stderr(&output).contains("finished"), "{call} {nth}: {}", stderr(&output));
+        let now = field.snapshot().clock_times_alike(ground().start);
+        assert_eq!(tree::diff(&expected, &now), [] as [&str; 0], "{call} {nth}");
+        assert!(!field.path().join(".dropcloth").exists());
+        field.check_leaks();
+    }
+}

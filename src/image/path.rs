@@ -95,12 +95,17 @@ impl Inside {
 
     /// The directory above and the last name; `None` for the root.
     pub fn split(&self) -> Option<(Inside, &[u8])> {
+        self.split_bytes().map(|(parent, name)| (Inside(parent.into()), name))
+    }
+
+    /// The same without a copy.
+    pub fn split_bytes(&self) -> Option<(&[u8], &[u8])> {
         if self.is_root() {
             return None;
         }
         match self.0.iter().rposition(|b| *b == b'/') {
-            Some(slash) => Some((Inside(self.0[..slash].into()), &self.0[slash + 1..])),
-            None => Some((Inside::root(), &self.0)),
+            Some(slash) => Some((&self.0[..slash], &self.0[slash + 1..])),
+            None => Some((b"", &self.0)),
         }
     }
 

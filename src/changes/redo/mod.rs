@@ -1,9 +1,12 @@
 //! Applies the records of a commit. Each looks at facts first, so that the whole list can be redone after any interruption:
 //! nothing is exchanged (a second time would change it back), nothing is removed in place.
 
-use std::collections::BTreeMap;
+mod ahead;
+mod attributes;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::FileType;
 
@@ -14,6 +17,8 @@ use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Inside;
 use crate::sys::fs::{self, Times};
 use crate::sys::{SysError, SysResult, volume, xattr};
+pub use attributes::{Escaped, copy_directory_attributes};
+use attributes::{add_flags, admit, clear_protection, unprotect};
 
 /// The open directories of a commit.
 pub struct Redo<'a> {
@@ -29,8 +34,8 @@ pub struct Redo<'a> {
     stage: OwnedFd,
     trash: OwnedFd,
     /// The last directory used in the image and in the upper: neighbouring records mostly share it.
-    last_image: Option<(Inside, Rc<OwnedFd>)>,
-    last_upper: Option<(Inside, Rc<OwnedFd>)>,
+    last_image: Option<(Box<[u8]>, Rc<OwnedFd>)>,
+    last_upper: Option<(Box<[u8]>, Rc<OwnedFd>)>,
 }
 
 /// Whether a directory on the way is gone, or is another kind of entry by now (ELOOP: a symbolic link).
@@ -62,7 +67,9 @@ impl<'a> Redo<'a> {
 
     /// Applies all of them, in order.
     pub fn run(&mut self, records: &[Record]) -> Result<()> {
-        for record in records {
+        let done = if self.first { ahead::moves(self, records) } else { Vec::new() };
+        let left = |number| !done.get(number).is_some_and(|done: &AtomicBool| done.load(Ordering::Relaxed));
+        for (_, record) in records.iter().enumerate().filter(|(number, _)| left(*number)) {
             self.apply(record).doing(|| format!("cannot commit {}", describe(record)))?;
         }
         Ok(())
@@ -89,21 +96,21 @@ impl<'a> Redo<'a> {
 
     /// The directory above `at` in the image, and the name.
     fn above<'p>(&mut self, at: &'p Inside) -> SysResult<(Rc<OwnedFd>, &'p [u8])> {
-        let (parent, name) = at.split().unwrap_or((Inside::root(), b"."));
-        if self.last_image.as_ref().is_none_or(|(path, _)| *path != parent) {
-            let directory = fs::open_dir_below(self.image, parent.bytes())?;
+        let (parent, name) = at.split_bytes().unwrap_or((b"", b"."));
+        if self.last_image.as_ref().is_none_or(|(path, _)| **path != *parent) {
+            let directory = fs::open_dir_below(self.image, parent)?;
             unprotect(directory.as_fd())?;
-            self.last_image = Some((parent, Rc::new(directory)));
+            self.last_image = Some((parent.into(), Rc::new(directory)));
         }
         let (_, directory) = self.last_image.as_ref().expect("just set");
         Ok((Rc::clone(directory), name))
     }
 
     fn above_in_upper<'p>(&mut self, at: &'p Inside) -> SysResult<(Rc<OwnedFd>, &'p [u8])> {
-        let (parent, name) = at.split().unwrap_or((Inside::root(), b"."));
-        if self.last_upper.as_ref().is_none_or(|(path, _)| *path != parent) {
-            let directory = fs::open_dir_below(self.upper.as_fd(), parent.bytes())?;
-            self.last_upper = Some((parent, Rc::new(directory)));
+        let (parent, name) = at.split_bytes().unwrap_or((b"", b"."));
+        if self.last_upper.as_ref().is_none_or(|(path, _)| **path != *parent) {
+            let directory = fs::open_dir_below(self.upper.as_fd(), parent)?;
+            self.last_upper = Some((parent.into(), Rc::new(directory)));
         }
         let (_, directory) = self.last_upper.as_ref().expect("just set");
         Ok((Rc::clone(directory), name))
@@ -179,6 +186,12 @@ impl<'a> Redo<'a> {
             self.forget();
         }
         Ok(moved)
+    }
+
+    /// The same by a second name, and the end of the first.
+    fn link_new(&mut self, at: &Inside) -> bool {
+        let (Ok((source, name)), Ok((target, _))) = (self.above_in_upper(at), self.above(at)) else { return false };
+        fs::link(source.as_fd(), name, target.as_fd(), name).is_ok() && fs::unlink(source.as_fd(), name).is_ok()
     }
 
     fn move_entry(&mut self, at: &Inside, inode: u64, is_directory: bool, trash: u32) -> Result<()> {
@@ -327,8 +340,8 @@ impl<'a> Redo<'a> {
         let file = if at.is_root() {
             fs::open_dir(self.image, b".")?
         } else {
-            let (parent, name) = at.split().unwrap_or((Inside::root(), b"."));
-            let directory = fs::open_dir_below(self.image, parent.bytes())?;
+            let (parent, name) = at.split_bytes().unwrap_or((b"", b"."));
+            let directory = fs::open_dir_below(self.image, parent)?;
             fs::open_read(directory.as_fd(), name)?
         };
         let now = fs::flags(file.as_fd())?.unwrap_or(0);
@@ -339,126 +352,8 @@ impl<'a> Redo<'a> {
     }
 }
 
-/// Sets flags besides those that are there. One that the file system refuses is left out: a decided commit must not stop at
-/// it for ever.
-fn add_flags(file: BorrowedFd<'_>, flags: u32) -> SysResult<()> {
-    let Some(now) = fs::flags(file)?.filter(|now| now | flags != *now) else { return Ok(()) };
-    match fs::set_flags(file, now | flags) {
-        Err(error) if refused(&error) => {}
-        other => return other,
-    }
-    let missing = flags & !now;
-    let mut now = now;
-    for flag in (0..u32::BITS).map(|bit| 1 << bit).filter(|flag| missing & flag != 0) {
-        match fs::set_flags(file, now | flag) {
-            Err(error) if refused(&error) => log::warn!("the file system refuses a flag: {error}"),
-            Err(error) => return Err(error),
-            Ok(()) => now |= flag,
-        }
-    }
-    Ok(())
-}
-
-fn refused(error: &SysError) -> bool {
-    [libc::EOPNOTSUPP, libc::EINVAL].contains(&error.errno)
-}
-
 fn slot_name(slot: u32) -> Vec<u8> {
     slot.to_string().into_bytes()
-}
-
-/// Clears `i` and `a` of a directory about to be changed; the Meta or Protect record that follows sets the final flags.
-fn unprotect(directory: BorrowedFd<'_>) -> SysResult<()> {
-    match fs::flags(directory)? {
-        Some(flags) if flags & marks::PROTECTED_FLAGS != 0 => fs::set_flags(directory, flags & !marks::PROTECTED_FLAGS),
-        _ => Ok(()),
-    }
-}
-
-/// Lets entries with another project id (quota) into a directory: one that gives its own to new entries refuses them (EXDEV).
-/// The Meta or Link record that follows sets the flag again.
-fn admit(directory: BorrowedFd<'_>) -> SysResult<()> {
-    match fs::flags(directory)? {
-        Some(flags) if flags & marks::PROJECT_INHERIT != 0 => fs::set_flags(directory, flags & !marks::PROJECT_INHERIT),
-        _ => Ok(()),
-    }
-}
-
-/// Clears `i` and `a` of an entry about to be renamed or replaced.
-fn clear_protection(directory: BorrowedFd<'_>, name: &[u8]) -> SysResult<()> {
-    let Some(stat) = fs::stat(directory, name)? else { return Ok(()) };
-    if !matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::Directory) {
-        return Ok(());
-    }
-    unprotect(fs::open_read(directory, name)?.as_fd())
-}
-
-/// What becomes of the attributes that are escaped in the source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Escaped {
-    /// They stay so: both directories are layers of an overlay.
-    Kept,
-    /// The target is the image, and gets those that the step set under their real names.
-    Undone,
-}
-
-/// Owner, extended attributes (overlayfs's own aside) and mode, in the order in which none undoes another.
-pub fn copy_directory_attributes(
-    source: BorrowedFd<'_>,
-    target: BorrowedFd<'_>,
-    prefix: Prefix,
-    escaped: Escaped,
-) -> Result<()> {
-    let (from, to) = (fs::fstat(source)?, fs::fstat(target)?);
-    unprotect(target)?;
-    if (from.st_uid, from.st_gid) != (to.st_uid, to.st_gid) {
-        fs::chown(target, b".", from.st_uid, from.st_gid)?;
-    }
-    let wanted = wanted_attributes(source, target, prefix, escaped)?;
-    for name in xattr::list(target, b"")? {
-        let ours = match prefix.read(&name) {
-            Attribute::Plain => !marks::is_acl_view(&name) && !marks::is_of_one_file_system(&name),
-            Attribute::Escaped(_) => escaped == Escaped::Kept,
-            Attribute::Overlay => false,
-        };
-        if ours && !wanted.contains_key(&name) {
-            xattr::remove(target, b"", &name)?;
-        }
-    }
-    for (name, value) in &wanted {
-        if xattr::get(target, b"", name)?.as_ref() == Some(value) {
-            continue;
-        }
-        match xattr::set(target, b"", name, value) {
-            Err(error) if error.errno == libc::EOPNOTSUPP && marks::is_of_one_file_system(name) => {}
-            other => other?,
-        }
-    }
-    if fs::fstat(target)?.st_mode & 0o7777 != from.st_mode & 0o7777 {
-        fs::fchmod(target, from.st_mode)?;
-    }
-    Ok(())
-}
-
-fn wanted_attributes(
-    source: BorrowedFd<'_>,
-    target: BorrowedFd<'_>,
-    prefix: Prefix,
-    escaped: Escaped,
-) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-    let mut wanted = BTreeMap::new();
-    for name in xattr::list(source, b"")?.into_iter().filter(|name| !marks::is_acl_view(name)) {
-        let value = xattr::get(source, b"", &name)?.unwrap_or_default();
-        match prefix.read(&name) {
-            Attribute::Plain => drop(wanted.insert(name, value)),
-            Attribute::Escaped(_) if escaped == Escaped::Kept => drop(wanted.insert(name, value)),
-            // The image's own, which looks escaped and was copied up as it is.
-            Attribute::Escaped(_) if xattr::get(target, b"", &name)?.as_ref() == Some(&value) => {}
-            Attribute::Escaped(real) => drop(wanted.insert(real, value)),
-            Attribute::Overlay => {}
-        }
-    }
-    Ok(wanted)
 }
 
 fn describe(record: &Record) -> String {
