@@ -2,11 +2,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::leaks::{self, Needle, Remembered};
+use super::leaks::{self, Needle, Needles, Remembered};
 use super::record::Record;
 use super::redo::Redo;
 use super::scan::Layers;
-use super::{Changes, copy, discard, disinherit, replica, root_times};
+use super::{Change, Changes, copy, discard, disinherit, replica, root_times};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Image;
 use crate::settings::{Backend, Leaks};
@@ -29,13 +29,41 @@ pub enum Pending {
 
 /// Reads what the step did, without changing anything.
 pub fn scan(transaction: &Transaction, image: &Image) -> Result<(Changes, Pending)> {
+    scan_showing(transaction, image, &mut |_| {})
+}
+
+fn scan_showing(
+    transaction: &Transaction,
+    image: &Image,
+    show: &mut dyn FnMut(&[Change]),
+) -> Result<(Changes, Pending)> {
     if transaction.state.backend == Backend::Copy {
         let (changes, something) = replica::scan(transaction, image)?;
         let pending = if something { Pending::Exchange } else { Pending::Nothing };
         return Ok((changes, pending));
     }
-    let (changes, records) = scan_in(transaction.directory(), &transaction.state, image.directory())?;
+    let (changes, records) = scan_in(transaction.directory(), &transaction.state, image.directory(), show)?;
     Ok((changes, if records.is_empty() { Pending::Nothing } else { Pending::Records(records) }))
+}
+
+/// Reads what the step did, and searches it for traces of the run meanwhile: for the needles, and for what is left of the secrets
+/// of earlier steps.
+pub fn scan_and_search(transaction: &Transaction, image: &Image, needles: Needles<'_>) -> Result<(Changes, Pending)> {
+    let state = &transaction.state;
+    if state.rules.leaks == Leaks::Off {
+        return scan(transaction, image);
+    }
+    let upper = written(transaction)?;
+    let ((mut changes, pending), mut leaks) = leaks::along(upper.as_fd(), &state.policy, needles, |feed| {
+        let scanned = scan_showing(transaction, image, &mut |list| feed.offer(list))?;
+        feed.rest(&scanned.0.list);
+        Ok(scanned)
+    })?;
+    for remembered in &state.secret_leaks {
+        leaks.extend(remembered.still(upper.as_fd())?);
+    }
+    changes.leaks = leaks;
+    Ok((changes, pending))
 }
 
 /// The directory with what the step wrote, for the searches in it.
@@ -44,12 +72,17 @@ pub fn written(transaction: &Transaction) -> Result<OwnedFd> {
     Ok(fs::open_dir(transaction.directory(), name)?)
 }
 
-fn scan_in(directory: BorrowedFd<'_>, state: &State, image: BorrowedFd<'_>) -> Result<(Changes, Vec<Record>)> {
+fn scan_in(
+    directory: BorrowedFd<'_>,
+    state: &State,
+    image: BorrowedFd<'_>,
+    show: &mut dyn FnMut(&[Change]),
+) -> Result<(Changes, Vec<Record>)> {
     // The walk holds a directory open for each level of a tree, and a step can make it deep.
     process::raise_file_limit();
     let upper = fs::open_dir(directory, b"upper")?;
     let work = fs::open_dir(directory, b"work").ok();
-    super::scan(&Layers {
+    let layers = Layers {
         upper: upper.as_fd(),
         work: work.as_ref().map(AsFd::as_fd),
         image,
@@ -57,7 +90,8 @@ fn scan_in(directory: BorrowedFd<'_>, state: &State, image: BorrowedFd<'_>) -> R
         prefix: state.prefix,
         begun: state.begun,
         epoch: state.rules.epoch,
-    })
+    };
+    super::scan(&layers, show)
 }
 
 /// Lets the kernel write what the step wrote to the disk while that is looked at: the commit, or keeping it, waits for it in any
@@ -72,28 +106,19 @@ pub fn write_ahead(transaction: &Transaction, image: &Image) -> Result<()> {
     Ok(())
 }
 
-/// Searches what the step changed for traces of the run: those of the transaction's rules, its overrides, and `secrets`.
-pub fn find_leaks(transaction: &Transaction, changes: &mut Changes, secrets: &[Needle]) -> Result<()> {
-    let rules = &transaction.state.rules;
-    if rules.leaks == Leaks::Off || changes.list.is_empty() && transaction.state.secret_leaks.is_empty() {
-        return Ok(());
-    }
-    let needles = [secrets, &rules.needles].concat();
+/// Searches for the secrets of a step whose transaction is committed later, without them. Returns what changed.
+pub fn remember_secrets(transaction: &mut Transaction, image: &Image, secrets: &[Needle]) -> Result<Changes> {
     let upper = written(transaction)?;
-    changes.leaks = leaks::scan(upper.as_fd(), changes, &transaction.state.policy, &needles)?;
-    for remembered in &transaction.state.secret_leaks {
-        changes.leaks.extend(remembered.still(upper.as_fd())?);
-    }
-    Ok(())
-}
-
-/// Searches for the secrets of a step whose transaction is committed later, without them.
-pub fn remember_secrets(transaction: &mut Transaction, changes: &Changes, secrets: &[Needle]) -> Result<()> {
-    let upper = written(transaction)?;
-    for leak in leaks::scan(upper.as_fd(), changes, &transaction.state.policy, secrets)? {
+    let (changes, found) = leaks::along(upper.as_fd(), &transaction.state.policy, &|| secrets.to_vec(), |feed| {
+        let (changes, _) = scan_showing(transaction, image, &mut |list| feed.offer(list))?;
+        feed.rest(&changes.list);
+        Ok(changes)
+    })?;
+    for leak in found {
         transaction.state.secret_leaks.extend(Remembered::new(upper.as_fd(), leak)?);
     }
-    transaction.state.save(transaction.directory())
+    transaction.state.save(transaction.directory())?;
+    Ok(changes)
 }
 
 /// Commits the transaction; on return the image has every change, on the disk, and the transaction is removed.
@@ -220,7 +245,7 @@ fn commit_copy(transaction: &Transaction, image: &Image, name: &str) -> Result<V
         fs::set_times_of(image.directory(), times).doing(doing)?;
     }
     // Scanned again: inode numbers of the copies are what the records have to name.
-    let (_, records) = scan_in(directory.as_fd(), &transaction.state, image.directory())?;
+    let (_, records) = scan_in(directory.as_fd(), &transaction.state, image.directory(), &mut |_| {})?;
     commit_here(directory.as_fd(), &transaction.state, image, &records)?;
     Ok(records)
 }

@@ -37,9 +37,9 @@ pub struct Layers<'a> {
     pub epoch: Option<i64>,
 }
 
-/// Scans the upper. No records: there is nothing to commit.
-pub fn scan(layers: &Layers<'_>) -> Result<(Changes, Vec<Record>)> {
-    let mut scan = Scan::new(layers);
+/// Scans the upper, and shows the list of changes after each. No records: there is nothing to commit.
+pub fn scan(layers: &Layers<'_>, show: &mut dyn FnMut(&[Change])) -> Result<(Changes, Vec<Record>)> {
+    let mut scan = Scan::new(layers, show);
     scan.run().doing(|| "cannot read what the step changed")?;
     let mut records = scan.stages;
     // Deepest first: a directory inside another that is staged too must be out before its parent goes.
@@ -95,6 +95,7 @@ pub(super) struct Scan<'a> {
     slots: u32,
     /// The directory of the image looked into last: neighbouring entries share it.
     last_lower: RefCell<Option<Lower>>,
+    show: &'a mut dyn FnMut(&[Change]),
 }
 
 /// What one directory's children left of it.
@@ -107,7 +108,7 @@ struct Outcome {
 }
 
 impl<'a> Scan<'a> {
-    fn new(layers: &'a Layers<'a>) -> Scan<'a> {
+    fn new(layers: &'a Layers<'a>, show: &'a mut dyn FnMut(&[Change])) -> Scan<'a> {
         Scan {
             layers,
             changes: Changes::default(),
@@ -118,6 +119,7 @@ impl<'a> Scan<'a> {
             replaced: Vec::new(),
             slots: 0,
             last_lower: RefCell::new(None),
+            show,
         }
     }
 
@@ -207,8 +209,13 @@ impl<'a> Scan<'a> {
         self.directory(found, here)
     }
 
+    fn note(&mut self, change: Change) {
+        self.changes.list.push(change);
+        (self.show)(&self.changes.list);
+    }
+
     fn change(&mut self, path: &Inside, what: What, kind: Kind) {
-        self.changes.list.push(Change { path: path.clone(), what, kind, bytes: 0, from: None });
+        self.note(Change { path: path.clone(), what, kind, bytes: 0, from: None });
     }
 
     fn whiteout(&mut self, here: Spot) -> Result<bool> {
@@ -226,7 +233,7 @@ impl<'a> Scan<'a> {
         let what = self.what(&here)?;
         let new = what == What::Added;
         let (path, inode) = (here.path, found.stat.st_ino);
-        self.changes.list.push(found.change(&path, what));
+        self.note(found.change(&path, what));
         let trash = self.slot();
         self.records.push(Record::Move { at: path.clone(), inode, directory: false, new, trash });
         let (restore, overlaid) = self.restore(found, here.inherited)?;
@@ -269,7 +276,7 @@ impl<'a> Scan<'a> {
     fn renamed(&mut self, upper: BorrowedFd<'_>, path: Inside, from: Inside) -> Result<()> {
         let inode = self.lower_stat(&from)?.map_or(0, |s| s.st_ino);
         let (slot, trash) = (self.slot(), self.slot());
-        self.changes.list.push(Change {
+        self.note(Change {
             path: path.clone(),
             what: What::Renamed,
             kind: Kind::Directory,
@@ -352,7 +359,7 @@ impl<'a> Scan<'a> {
                 tree.whiteouts.push((path.relative_to(top), times));
                 continue;
             }
-            self.changes.list.push(found.change(&path, What::Added));
+            self.note(found.change(&path, What::Added));
             let (restore, overlaid) = self.restore(found, tree.inherited)?;
             if overlaid || restore != Restore::default() {
                 tree.entries.push((path.relative_to(top), restore));

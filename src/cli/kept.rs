@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::args::Cli;
 use super::common;
-use crate::changes::{commit as committing, diff, gate, owners};
+use crate::changes::commit::Pending;
+use crate::changes::{Changes, commit as committing, diff, gate, owners};
 use crate::error::{Doing, Fault, Result, refuse};
 use crate::image::Image;
 use crate::report::text;
@@ -66,12 +67,15 @@ fn open(id: &str) -> Result<(Transaction, Image)> {
     Ok((transaction, image))
 }
 
+fn search(transaction: &Transaction, image: &Image) -> Result<(Changes, Pending)> {
+    committing::scan_and_search(transaction, image, &|| transaction.state.rules.needles.clone())
+}
+
 /// Prints what the steps of a kept transaction changed.
 pub fn changes(cli: &Cli, id: &str, diff: bool, json: bool) -> Result<u8> {
     crate::sys::signal::default_sigpipe();
     let (transaction, image) = open(id)?;
-    let (mut changes, _) = committing::scan(&transaction, &image)?;
-    committing::find_leaks(&transaction, &mut changes, &[])?;
+    let (changes, _) = search(&transaction, &image)?;
     let upper = committing::written(&transaction)?;
     let owners = owners::of(upper.as_fd(), image.directory(), &changes)?;
     if json {
@@ -95,8 +99,7 @@ pub fn commit(_cli: &Cli, id: &str, flags: &CommitFlags) -> Result<u8> {
     rules.force |= flags.force;
     rules.leaks = flags.leaks().unwrap_or(rules.leaks);
     rules.epoch = flags.source_date_epoch.or(rules.epoch);
-    let (mut changes, pending) = committing::scan(&transaction, &image)?;
-    committing::find_leaks(&transaction, &mut changes, &[])?;
+    let (changes, pending) = search(&transaction, &image)?;
     gate::check(&changes, &transaction.state.rules, id)
         .doing(|| format!("the transaction {id} was not committed to {}", image.path().display()))?;
     gate::warn(&changes, &transaction.state.rules);

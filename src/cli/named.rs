@@ -141,10 +141,11 @@ pub fn join(
         transaction.take_back()?;
         Fate::TakenBack
     };
-    let (changes, _) = commit::scan(&transaction, &prepared.image)?;
-    if fate == Fate::Joined && !prepared.inputs.secrets.is_empty() {
-        commit::remember_secrets(&mut transaction, &changes, &prepared.secret_needles())?;
-    }
+    let changes = if fate == Fate::Joined && !prepared.inputs.secrets.is_empty() {
+        commit::remember_secrets(&mut transaction, &prepared.image, &prepared.secret_needles())?
+    } else {
+        commit::scan(&transaction, &prepared.image)?.0
+    };
     let seconds = (step_seconds, started.elapsed().as_secs_f64());
     Ok(Joined { prepared, outcome, changes, fate, seconds })
 }

@@ -304,7 +304,15 @@ fn settle(
     if step_seconds > WRITES_MUCH {
         commit::write_ahead(&transaction, &prepared.image)?;
     }
-    let (mut changes, pending) = scan_or_remove(&mut transaction, prepared)?;
+    let doing = || format!("the step succeeded, but its changes were not committed to {}", plan.image.display());
+    let (changes, pending) = if keep {
+        commit::scan(&transaction, &prepared.image)
+    } else {
+        let secrets = prepared.secret_needles();
+        let needles = || [secrets.clone(), needles(plan)].concat();
+        commit::scan_and_search(&transaction, &prepared.image, &needles).doing(doing)
+    }
+    .hint(|| as_it_was(prepared))?;
     if pending != Pending::Nothing || keep {
         drop(leaving.take());
         transaction.state.rules.needles = needles(plan);
@@ -314,8 +322,6 @@ fn settle(
         keep_it(&mut transaction)?;
         return Ok((changes, Fate::Kept, Some(id)));
     }
-    let doing = || format!("the step succeeded, but its changes were not committed to {}", plan.image.display());
-    commit::find_leaks(&transaction, &mut changes, &prepared.secret_needles()).doing(doing)?;
     if let Err(refused) = gate::check(&changes, &transaction.state.rules, &id) {
         keep_it(&mut transaction)?;
         return Err(refused).doing(doing);
@@ -335,13 +341,9 @@ fn keep_it(transaction: &mut Transaction) -> Result<()> {
     transaction.state.save_durably(transaction.directory())
 }
 
-fn scan_or_remove(transaction: &mut Transaction, prepared: &Prepared) -> Result<(Changes, Pending)> {
-    commit::scan(transaction, &prepared.image).hint(|| {
-        format!(
-            "The image is as it was. `dropcloth recover {}` removes the transaction.",
-            prepared.image.path().display()
-        )
-    })
+fn as_it_was(prepared: &Prepared) -> String {
+    let image = prepared.image.path().display();
+    format!("The image is as it was. `dropcloth recover {image}` removes the transaction.")
 }
 
 fn discarded(success: bool) -> Fate {
