@@ -374,6 +374,39 @@ fn a_scratch_directory_on_another_file_system_commits_by_copy() {
 }
 
 #[test]
+fn a_scratch_directory_that_everybody_may_write_to_holds_one_of_the_user() {
+    needs_sandbox!();
+    let field = Field::small();
+    let shared = tempfile::tempdir_in("/dev/shm").unwrap();
+    let own = shared.path().join(format!("dropcloth-{}", rustix::process::geteuid()));
+    let scratch = ["--scratch", shared.path().to_str().unwrap()];
+    let mode = |mode| std::fs::set_permissions(&shared, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    mode(0o1777);
+    let output = field.run(&scratch, "echo x > /new; grep -o ' / / .*' /proc/self/mountinfo");
+    assert_code(&output, 0);
+    assert_eq!(std::fs::read_to_string(field.root.join("new")).unwrap(), "x\n");
+    assert!(!own.exists() && shared.path().exists(), "it goes with its last transaction, and nothing else does");
+    // Kept, it is found again there.
+    assert_code(&field.run(&[&scratch[..], &["--on-failure", "keep"]].concat(), "echo y > /new; exit 7"), 7);
+    assert!(own.is_dir());
+    let recovered = field.dropcloth(["recover"].iter().chain(&scratch).chain(&["./rootfs"])).output().unwrap();
+    assert!(stderr(&recovered).contains(&format!("kept or attached, {}", own.display())), "{}", stderr(&recovered));
+    // What somebody else made under that name is not used.
+    std::fs::remove_dir_all(&own).unwrap();
+    std::os::unix::fs::symlink(field.path(), &own).unwrap();
+    let output = field.run(&scratch, "true");
+    assert_code(&output, 125);
+    assert!(stderr(&output).contains(own.to_str().unwrap()), "{}", stderr(&output));
+    std::fs::remove_file(&own).unwrap();
+    // Without the sticky bit, anybody could put another directory in its place.
+    std::fs::write(shared.path().join("something"), "").unwrap();
+    mode(0o777);
+    let output = field.run(&scratch, "true");
+    assert_code(&output, 125);
+    assert!(stderr(&output).contains("writable by somebody else"), "{}", stderr(&output));
+}
+
+#[test]
 fn many_runs_beside_each_other_do_not_disturb_one_another() {
     needs_sandbox!();
     let field = Field::small();

@@ -262,14 +262,15 @@ pub fn state() -> PathBuf {
     crate::host::state_directory(&std::env::vars_os().collect())
 }
 
-/// Where transactions can be: beside `image`, in the state directory, in the scratch directory.
+/// Where transactions can be: beside `image`, in the state directory, in the scratch directory that was chosen.
 pub fn places(image: Option<&Path>, scratch: Option<&Path>) -> Vec<PathBuf> {
     let state = state();
+    let scratch = scratch.map(crate::host::scratch_directory);
     match image {
-        Some(image) => transaction::places(image, &state, scratch),
+        Some(image) => transaction::places(image, &state, scratch.as_deref()),
         None => {
             let here = std::env::current_dir().ok().map(|cwd| cwd.join(".dropcloth"));
-            here.into_iter().chain([state]).chain(scratch.map(Path::to_owned)).collect()
+            here.into_iter().chain([state]).chain(scratch).collect()
         }
     }
 }

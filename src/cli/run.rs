@@ -95,8 +95,8 @@ pub fn sweep(prepared: &Prepared) -> Result<()> {
     if prepared.plan.mode == Mode::Discard {
         return Ok(());
     }
-    let scratch = prepared.settings.scratch.value.as_deref();
-    let places = transaction::places(prepared.image.path(), &prepared.host.state, scratch);
+    let host = &prepared.host;
+    let places = transaction::places(prepared.image.path(), &host.state, host.scratch.as_deref());
     sweep_in(&places, &prepared.image)
 }
 

@@ -50,6 +50,8 @@ pub struct Host {
     pub state: PathBuf,
     /// Type of the file system on which transactions elsewhere would be; none: it cannot be told.
     pub scratch_filesystem: Option<String>,
+    /// Where transactions go by `--scratch`.
+    pub scratch: Option<PathBuf>,
     /// Standard input is a terminal.
     pub terminal: bool,
 }
@@ -73,6 +75,7 @@ impl Host {
             sources,
             mirror: layout::look(&settings.mirror.value),
             scratch_filesystem: filesystem(settings.scratch.value.as_deref().unwrap_or(&state)),
+            scratch: settings.scratch.value.as_deref().map(scratch_directory),
             state,
             environment,
             terminal: std::io::IsTerminal::is_terminal(&std::io::stdin()),
@@ -133,10 +136,20 @@ pub fn state_directory(environment: &BTreeMap<OsString, OsString>) -> PathBuf {
     let root = Some(PathBuf::from("/var/lib")).filter(|_| Caller::get().uid == 0);
     let named = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")));
     let possible = root.into_iter().chain(named).map(|directory| directory.join("dropcloth"));
-    possible.into_iter().find(|path| may_make(path)).unwrap_or_else(|| {
-        let user = format!("dropcloth-{}", outer_user().unwrap_or(Caller::get().uid));
-        std::env::temp_dir().join(user)
-    })
+    possible.into_iter().find(|path| may_make(path)).unwrap_or_else(|| own_in(&std::env::temp_dir()))
+}
+
+/// Where transactions go in a directory that the user has chosen: in one of his own in it where everybody may make entries
+/// (`/tmp`, `/dev/shm`; the sticky bit, inode(7), keeps others from replacing it), else in the directory itself.
+pub fn scratch_directory(chosen: &Path) -> PathBuf {
+    const SHARED: u32 = libc::S_ISVTX | libc::S_IWOTH;
+    let mode = std::fs::metadata(chosen).map_or(0, |data| std::os::unix::fs::MetadataExt::mode(&data));
+    if mode & SHARED == SHARED { own_in(chosen) } else { chosen.to_owned() }
+}
+
+fn own_in(shared: &Path) -> PathBuf {
+    let here = Caller::get().uid;
+    shared.join(format!("dropcloth-{}", outer_id(here).unwrap_or(here)))
 }
 
 /// Whether this process may write there, or make it.
@@ -145,8 +158,13 @@ fn may_make(path: &Path) -> bool {
     there.is_some_and(|above| rustix::fs::access(above, rustix::fs::Access::WRITE_OK).is_ok())
 }
 
-/// The id of this user namespace's root outside of it, user_namespaces(7).
-fn outer_user() -> Option<u32> {
+/// What this user namespace's `id` is outside of it, user_namespaces(7): on one machine, two namespaces have the same ids inside.
+fn outer_id(id: u32) -> Option<u32> {
     let map = std::fs::read_to_string("/proc/self/uid_map").ok()?;
-    map.split_whitespace().nth(1)?.parse().ok()
+    map.lines().find_map(|line| {
+        let mut numbers = line.split_whitespace().map_while(|number| number.parse::<u32>().ok());
+        let (first, outside, count) = (numbers.next()?, numbers.next()?, numbers.next()?);
+        let place = id.checked_sub(first).filter(|place| *place < count)?;
+        outside.checked_add(place)
+    })
 }

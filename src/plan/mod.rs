@@ -291,7 +291,7 @@ fn network(settings: &Settings, python: Option<&Python>) -> Network {
 
 fn storage(settings: &Settings, host: &Host, survey: &Survey) -> Storage {
     let beside = survey.path.parent().map(|parent| parent.join(".dropcloth"));
-    match (&settings.scratch.value, beside) {
+    match (&host.scratch, beside) {
         (Some(scratch), _) => Storage::Elsewhere(scratch.clone()),
         (None, _) if survey.host_root => Storage::Memory,
         (None, Some(beside)) if survey.parent_on_same_device && !survey.mount_point => Storage::Beside(beside),
