@@ -297,7 +297,7 @@ fn copy_over(transaction: &Transaction, image: &Image, name: &str) -> Result<Own
     // Memory does not survive a power cut, and may be where the transaction is: then this is all there is to go on with.
     State { moved_to: None, same_file_system: true, ..transaction.state.clone() }.save(directory.as_fd())?;
     fs::mkdir(directory.as_fd(), b"work", 0o700)?;
-    let mut copier = copy::Copier::default();
+    let copier = copy::Copier::default();
     copier.tree(transaction.directory(), b"upper", directory.as_fd())?;
     let work = fs::open_dir(transaction.directory(), b"work")?;
     if fs::stat(work.as_fd(), b"index")?.is_some() {

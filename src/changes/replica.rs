@@ -29,7 +29,7 @@ pub fn make(transaction: &Transaction, image: &Image) -> Result<()> {
     let source = fs::open_dir(source.as_fd(), b".").doing(doing)?;
     fs::mkdir(transaction.directory(), TREE, 0o700).doing(doing)?;
     let tree = fs::open_dir(transaction.directory(), TREE).doing(doing)?;
-    let mut copier = copy::Copier::default();
+    let copier = copy::Copier::default();
     copier.contents(source.as_fd(), tree.as_fd()).doing(doing)?;
     copier.finish().doing(doing)
 }

@@ -118,10 +118,18 @@ pub fn get(directory: BorrowedFd<'_>, name: &[u8], attribute: &[u8]) -> SysResul
     }
 }
 
-/// Sets `attribute`.
+/// Sets `attribute`; without a name, of the open file itself.
 pub fn set(directory: BorrowedFd<'_>, name: &[u8], attribute: &[u8], value: &[u8]) -> SysResult<()> {
+    let flags = rustix::fs::XattrFlags::empty();
+    if name.is_empty() {
+        return match rustix::fs::fsetxattr(directory, attribute, value, flags) {
+            Err(Errno::BADF) => rustix::fs::setxattr(&magic_link(directory)[..], attribute, value, flags),
+            other => other,
+        }
+        .called(|| format!("fsetxattr([{}], {})", directory.as_raw_fd(), quoted(attribute)));
+    }
     let path = path(directory, name);
-    rustix::fs::lsetxattr(&path[..], attribute, value, rustix::fs::XattrFlags::empty())
+    rustix::fs::lsetxattr(&path[..], attribute, value, flags)
         .called(|| format!("lsetxattr({}, {})", quoted(&path), quoted(attribute)))
 }
 

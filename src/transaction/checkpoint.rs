@@ -26,7 +26,7 @@ impl Transaction {
         remove_tree(self.directory(), b"before.new").doing(doing)?;
         fs::mkdir(self.directory(), b"before.new", 0o700).doing(doing)?;
         let before = fs::open_dir(self.directory(), b"before.new").doing(doing)?;
-        let mut copier = Copier::default();
+        let copier = Copier::default();
         if self.state.backend == Backend::Copy {
             copier.tree(self.directory(), replica::TREE, before.as_fd()).doing(doing)?;
         } else {

@@ -1,46 +1,74 @@
 //! Copies of what is in a file: FICLONE, copy_file_range(2), and through memory.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 
 use crate::sys::SysResult;
 use crate::sys::error::{Called, SysError};
 
+/// Copies between two file systems, and remembers what has turned out not to work there.
+#[derive(Default)]
+pub struct Means {
+    no_clone: AtomicBool,
+    no_range: AtomicBool,
+}
+
 /// Copies the data of `from` to the new file `to`: a reflink where the file system can, copy_file_range(2) else, with holes
 /// kept as holes.
 pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> SysResult<()> {
-    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
-        return Ok(());
-    }
-    let mut position = 0;
-    while position < size {
-        let Ok(start) = rustix::fs::seek(from, rustix::fs::SeekFrom::Data(position)) else { break };
-        let end = rustix::fs::seek(from, rustix::fs::SeekFrom::Hole(start)).unwrap_or(size).min(size);
-        copy_range(from, to, start, end)?;
-        position = end;
-    }
-    rustix::fs::ftruncate(to, size).called(|| format!("ftruncate([{}])", to.as_raw_fd()))
+    Means::default().copy(from, to, size, false)
 }
 
-fn copy_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> SysResult<()> {
-    let (mut source, mut target) = (start, start);
-    while source < end {
-        let length = usize::try_from(end - source).unwrap_or(usize::MAX).min(1 << 30);
-        match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), length) {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                return copy_through_memory(from, to, source, end);
-            }
-            Err(errno) => return Err(SysError::new("copy_file_range()", errno.raw_os_error())),
+impl Means {
+    /// The same. `dense`: the file is known to have no holes.
+    pub fn copy(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64, dense: bool) -> SysResult<()> {
+        if size == 0 || self.reflink(from, to) {
+            return Ok(());
         }
+        if dense {
+            return self.copy_range(from, to, 0, size);
+        }
+        let mut position = 0;
+        while position < size {
+            let Ok(start) = rustix::fs::seek(from, rustix::fs::SeekFrom::Data(position)) else { break };
+            let end = rustix::fs::seek(from, rustix::fs::SeekFrom::Hole(start)).unwrap_or(size).min(size);
+            self.copy_range(from, to, start, end)?;
+            position = end;
+        }
+        rustix::fs::ftruncate(to, size).called(|| format!("ftruncate([{}])", to.as_raw_fd()))
     }
-    Ok(())
+
+    fn reflink(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
+        if self.no_clone.load(Ordering::Relaxed) {
+            return false;
+        }
+        let result = rustix::fs::ioctl_ficlone(to, from);
+        if matches!(result, Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOTTY)) {
+            self.no_clone.store(true, Ordering::Relaxed);
+        }
+        result.is_ok()
+    }
+
+    fn copy_range(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> SysResult<()> {
+        let (mut source, mut target) = (start, start);
+        while source < end && !self.no_range.load(Ordering::Relaxed) {
+            let length = usize::try_from(end - source).unwrap_or(usize::MAX).min(1 << 30);
+            match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), length) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP) => self.no_range.store(true, Ordering::Relaxed),
+                Err(Errno::INVAL) => break,
+                Err(errno) => return Err(SysError::new("copy_file_range()", errno.raw_os_error())),
+            }
+        }
+        if source < end { copy_through_memory(from, to, source, end) } else { Ok(()) }
+    }
 }
 
 fn copy_through_memory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> SysResult<()> {
-    let mut buffer = vec![0_u8; 1 << 17];
+    let mut buffer = vec![0_u8; usize::try_from(end - start).unwrap_or(usize::MAX).min(1 << 17)];
     let mut position = start;
     while position < end {
         let wish = usize::try_from(end - position).unwrap_or(usize::MAX).min(buffer.len());

@@ -11,7 +11,7 @@ use rustix::path::Arg;
 
 use super::error::{Called, SysError, SysResult, quoted};
 
-pub use content::copy_data;
+pub use content::{Means, copy_data};
 pub use listing::{Entry, entries};
 
 /// FS_IMMUTABLE_FL, ioctl_iflags(2).
@@ -236,6 +236,12 @@ pub fn chown(directory: BorrowedFd<'_>, name: &[u8], uid: u32, gid: u32) -> SysR
     let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
     rustix::fs::chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
         .called(|| format!("fchownat({})", at(directory, name)))
+}
+
+/// Changes the owner of an open file or directory.
+pub fn fchown(file: BorrowedFd<'_>, uid: u32, gid: u32) -> SysResult<()> {
+    let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+    rustix::fs::fchown(file, Some(uid), Some(gid)).called(|| format!("fchown([{}])", file.as_raw_fd()))
 }
 
 /// Sets the permission bits (with set-uid, set-gid and sticky) of what `file` is open on.
