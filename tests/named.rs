@@ -194,3 +194,42 @@ mod as_root {
         assert_code(&verb(&field, &["discard", "build"]), 0);
     }
 }
+
+/// Everything by absolute paths, in another directory than the one in which the image is.
+#[test]
+fn a_transaction_is_known_by_its_name_and_its_id_in_every_directory() {
+    needs_sandbox!();
+    let field = Field::small();
+    let root = field.root.to_str().unwrap();
+    let scratch = field.path().join("scratch");
+    let at = |words: &[&str]| field.dropcloth(words).current_dir("/").output().unwrap();
+    for options in [&[][..], &["--scratch", scratch.to_str().unwrap()]] {
+        let begin = [&["begin"], options, &["--name", "far", root]].concat();
+        assert_code(&at(&begin), 0);
+        assert_code(&at(&["run", "--in", "far", "--", "sh", "-c", "echo one > /one"]), 0);
+        assert!(stdout(&at(&["list"])).contains("far"), "{}", stdout(&at(&["list"])));
+        assert!(stdout(&at(&["list", root])).contains("far"));
+        assert!(stdout(&at(&["changes", "far"])).contains("one"));
+        // Another one of that name on another image: neither is meant by it, and each is found by its directory.
+        let other = Field::small();
+        let mut begin = other.dropcloth(["begin", "--name", "far", "./rootfs"]);
+        assert_code(&begin.env("DROPCLOTH_STATE", field.path().join(".state")).output().unwrap(), 0);
+        let output = at(&["commit", "far"]);
+        assert_code(&output, 125);
+        assert!(stderr(&output).contains(other.path().to_str().unwrap()), "{}", stderr(&output));
+        assert_code(&at(&["discard", other.root.to_str().unwrap()]), 0);
+        assert_code(&at(&["commit", "far"]), 0);
+        assert_eq!(std::fs::read_to_string(field.root.join("one")).unwrap(), "one\n");
+        std::fs::remove_file(field.root.join("one")).unwrap();
+        // What a run says about a kept transaction is true here too.
+        let keep =
+            [&["run", "--on-failure", "keep"], options, &[root, "--", "sh", "-c", "echo two > /two; exit 3"]].concat();
+        let output = at(&keep);
+        assert_code(&output, 3);
+        let id = stderr(&output).split("kept its transaction ").nth(1).unwrap()[..8].to_owned();
+        assert!(stdout(&at(&["changes", &id])).contains("two"));
+        assert_code(&at(&["discard", &id]), 0);
+        assert!(!field.path().join(".state").exists() && !scratch.exists(), "nothing is left of it");
+    }
+    assert_eq!(stdout(&at(&["list"])), "");
+}

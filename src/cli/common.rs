@@ -23,7 +23,7 @@ use crate::sandbox::{Inputs, caches, relay, secrets};
 use crate::server::{Running, Server};
 use crate::settings::{self, Backend, Environment, Flags, Network, Settings, Valued};
 use crate::sys::userns;
-use crate::transaction;
+use crate::transaction::{self, Transaction, recover};
 
 /// Everything up to the plan.
 pub struct Prepared {
@@ -263,7 +263,7 @@ pub fn state() -> PathBuf {
 }
 
 /// Where transactions can be: beside `image`, in the state directory, in the scratch directory that was chosen.
-pub fn places(image: Option<&Path>, scratch: Option<&Path>) -> Vec<PathBuf> {
+pub fn near(image: Option<&Path>, scratch: Option<&Path>) -> Vec<PathBuf> {
     let state = state();
     let scratch = scratch.map(crate::host::scratch_directory);
     match image {
@@ -272,5 +272,24 @@ pub fn places(image: Option<&Path>, scratch: Option<&Path>) -> Vec<PathBuf> {
             let here = std::env::current_dir().ok().map(|cwd| cwd.join(".dropcloth"));
             here.into_iter().chain([state]).chain(scratch).collect()
         }
+    }
+}
+
+/// The same, and wherever one is that was noted.
+pub fn places(image: Option<&Path>, scratch: Option<&Path>) -> Vec<PathBuf> {
+    recover::distinct([near(image, scratch), transaction::noted(&state())].concat())
+}
+
+/// Takes away the notes of what is gone, after the end of a transaction.
+pub fn tidy() {
+    let _ = transaction::noted(&state());
+}
+
+/// Notes where a transaction is that outlives its run. Without the note it is found by its image and by its directory.
+pub fn note(transaction: &Transaction) {
+    let Some(storage) = transaction.path().parent() else { return };
+    if let Err(error) = transaction::note(&state(), storage) {
+        let path = transaction.path().display();
+        log::warn!("other directories will know the transaction by its directory only, {path}: {error:#}");
     }
 }

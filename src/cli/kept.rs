@@ -22,7 +22,8 @@ pub fn find(what: &str) -> Result<Transaction> {
 /// The same, where the image is known: its transactions stand beside it.
 pub fn find_on(image: Option<&Path>, what: &str) -> Result<Transaction> {
     let state = common::state();
-    let transaction = recover::find(&common::places(image, None), &state, what)?;
+    let (near, noted) = (common::near(image, None), transaction::noted(&state));
+    let transaction = recover::find((&near, &noted), &state, what)?;
     if transaction.state.mode != Mode::Through {
         return Ok(transaction);
     }
@@ -105,6 +106,7 @@ pub fn commit(_cli: &Cli, id: &str, flags: &CommitFlags) -> Result<u8> {
     gate::warn(&changes, &transaction.state.rules);
     let (files, bytes) = changes.files();
     committing::commit(transaction, &image, pending)?;
+    common::tidy();
     common::say(&format!(
         "committed {}, {} to {}",
         text::counted(files, "file", "files"),
@@ -119,6 +121,7 @@ pub fn discard(_cli: &Cli, id: &str) -> Result<u8> {
     let transaction = find(id)?;
     let image = transaction.state.image.clone();
     transaction.remove()?;
+    common::tidy();
     common::say(&format!("discarded transaction {id}; {} is as it was", image.display()));
     Ok(0)
 }

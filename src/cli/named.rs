@@ -46,6 +46,7 @@ pub fn begin(cli: &Cli, flags: &Flags, name: &str, root: &Path) -> Result<u8> {
         transaction.remove()?;
         return Err(error);
     }
+    common::note(&transaction);
     drop(signals);
     say(&format!("began the transaction {name} on {}", prepared.image.path().display()));
     Ok(0)

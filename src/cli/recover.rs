@@ -12,19 +12,26 @@ use crate::transaction::{self, recover};
 
 /// Recovers the transactions of `root`, or those of every image that `list` shows here.
 pub fn recover(_cli: &Cli, scratch: Option<&Path>, root: Option<&Path>) -> Result<u8> {
-    let roots = match root {
+    let images = match root {
         Some(root) => vec![root.to_owned()],
         None => {
-            let mut images: Vec<_> =
-                recover::list(&common::places(None, scratch), None)?.into_iter().map(|t| t.image).collect();
+            let found = recover::list(&common::places(None, scratch), None)?.into_iter();
+            let mut images: Vec<_> = found.filter(|t| t.status != recover::RUNNING).map(|t| t.image).collect();
             images.sort();
             images.dedup();
             images
         }
     };
     let mut nothing = true;
-    for root in roots {
-        let image = Image::open(&root)?;
+    for image in images {
+        let image = match Image::open(&image) {
+            // Nobody has named this one.
+            Err(error) if root.is_none() => {
+                log::warn!("left what is known of {}: {error:#}", image.display());
+                continue;
+            }
+            other => other?,
+        };
         transaction::lock_image(&image, Mode::Commit)?;
         for (path, what) in recover::recover(&common::places(Some(image.path()), scratch), &image)? {
             nothing = false;
@@ -39,7 +46,7 @@ pub fn recover(_cli: &Cli, scratch: Option<&Path>, root: Option<&Path>) -> Resul
         }
         if Points::recover(&common::state(), &image)? {
             nothing = false;
-            common::say(&format!("took the mount points of a killed command out of {}", root.display()));
+            common::say(&format!("took the mount points of a killed command out of {}", image.path().display()));
         }
     }
     if nothing {

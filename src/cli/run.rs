@@ -338,7 +338,9 @@ fn keep_it(transaction: &mut Transaction) -> Result<()> {
     transaction.state.brief = false;
     // Whatever it is committed from one day has to be there then, and the overlay synced nothing.
     fs::syncfs(transaction.directory())?;
-    transaction.state.save_durably(transaction.directory())
+    transaction.state.save_durably(transaction.directory())?;
+    common::note(transaction);
+    Ok(())
 }
 
 fn as_it_was(prepared: &Prepared) -> String {

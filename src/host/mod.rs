@@ -128,11 +128,14 @@ fn resolver(wish: &Resolver) -> Option<Vec<u8>> {
     }
 }
 
-/// Where transactions go that cannot stand beside their image: the machine's own place for root, the XDG base directories'
+/// Where transactions go that cannot stand beside their image: what `DROPCLOTH_STATE` names, or the machine's own place for root, the XDG base directories'
 /// `$XDG_STATE_HOME` for others. Root of a user namespace may be allowed to write to neither.
 pub fn state_directory(environment: &BTreeMap<OsString, OsString>) -> PathBuf {
     let variable =
         |name: &str| environment.get(std::ffi::OsStr::new(name)).filter(|v| !v.is_empty()).map(PathBuf::from);
+    if let Some(chosen) = variable("DROPCLOTH_STATE") {
+        return chosen;
+    }
     let root = Some(PathBuf::from("/var/lib")).filter(|_| Caller::get().uid == 0);
     let named = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")));
     let possible = root.into_iter().chain(named).map(|directory| directory.join("dropcloth"));

@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod journal;
+mod places;
 pub mod points;
 pub mod recover;
 pub mod through;
@@ -20,6 +21,7 @@ use crate::sys::{SysError, SysResult, fs};
 use points::{FILES, Points};
 
 pub use journal::State;
+pub use places::{note, noted, places};
 
 /// Directories that every transaction has.
 const DIRECTORIES: [&[u8]; 2] = [b"upper", b"work"];
@@ -271,12 +273,6 @@ fn open_owned(path: &Path) -> Result<OwnedFd> {
             path.display()
         )),
     )
-}
-
-/// The directories in which transactions on `image` can be: beside it, the state directory, the chosen scratch directory.
-pub fn places(image: &Path, state: &Path, scratch: Option<&Path>) -> Vec<PathBuf> {
-    let beside = image.parent().map(|p| p.join(".dropcloth"));
-    beside.into_iter().chain([state.to_owned()]).chain(scratch.map(Path::to_owned)).collect()
 }
 
 /// The directory that a storage names; `None`: memory.

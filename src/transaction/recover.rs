@@ -31,6 +31,9 @@ pub enum Recovered {
     Busy,
 }
 
+/// The status of a transaction that somebody works at.
+pub const RUNNING: &str = "running";
+
 /// One transaction on disk.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Listed {
@@ -80,7 +83,7 @@ pub fn list(places: &[PathBuf], image: Option<&Image>) -> Result<Vec<Listed>> {
             continue;
         }
         let status = match Transaction::take(&path) {
-            Ok(None) => "running",
+            Ok(None) => RUNNING,
             Ok(Some(_)) if state.attached => "attached",
             Ok(Some(_)) if state.kept => "kept",
             Ok(Some(t)) if !matches!(journal::progress(t.directory()), Ok(Progress::Open)) => "interrupted commit",
@@ -245,8 +248,9 @@ pub fn attached(places: &[PathBuf], image: Option<&Image>, path: &Path) -> Resul
     found.map(|t| take(&t.path)).transpose()
 }
 
-/// Finds one transaction: by its id in `places`, by its directory, or as the only one of the image `what` names.
-pub fn find(places: &[PathBuf], state: &Path, what: &str) -> Result<Transaction> {
+/// Finds one transaction: by its directory, by its id or name in `near` or else in `noted` places, or as the only one of the
+/// image that `what` names.
+pub fn find((near, noted): (&[PathBuf], &[PathBuf]), state: &Path, what: &str) -> Result<Transaction> {
     let path = Path::new(what);
     // Of a run straight into an image it is the target of a link.
     if std::fs::symlink_metadata(path.join("state")).is_ok() {
@@ -254,26 +258,48 @@ pub fn find(places: &[PathBuf], state: &Path, what: &str) -> Result<Transaction>
     }
     let called = |state: State| state.id == what || state.name.as_deref() == Some(what);
     let by_id = |path: &PathBuf| peek(path).is_some_and(called);
-    if let Some(path) = places.iter().flat_map(|p| directories(p)).find(by_id) {
+    if let Some(path) = near.iter().flat_map(|p| directories(p)).find(by_id) {
         return take(&path);
+    }
+    let elsewhere: Vec<PathBuf> = noted.iter().flat_map(|p| directories(p)).filter(by_id).collect();
+    match &elsewhere[..] {
+        [only] => return take(only),
+        [] => {}
+        several => {
+            let directories: Vec<String> = several.iter().map(|path| path.display().to_string()).collect();
+            return refuse(
+                Fault::new(format!("there are {} transactions called {what:?}", several.len()))
+                    .hint(format!("Name one by its directory: {}.", directories.join(", "))),
+            );
+        }
     }
     if path.is_dir() {
         let image = Image::open(path)?;
-        let found = list(&super::places(image.path(), state, None), Some(&image))?;
-        if let [only] = &found[..] {
-            return take(&only.path);
-        }
-        let ids: Vec<String> = found.iter().map(|t| format!("{} ({})", t.id, t.status)).collect();
-        return refuse(match ids.is_empty() {
-            true => Fault::new(format!("there is no transaction on {}", image.path().display())),
-            false => Fault::new(format!("there are {} transactions on {}", ids.len(), image.path().display()))
-                .hint(format!("Name one of them: {}.", ids.join(", "))),
-        });
+        let places = [super::places(image.path(), state, None), noted.to_vec()].concat();
+        return only_one(&list(&distinct(places), Some(&image))?, image.path());
     }
     refuse(
         Fault::new(format!("there is no transaction {what:?}"))
             .hint("Give the image's directory or the transaction's: `dropcloth list ROOT` shows them with their ids."),
     )
+}
+
+fn only_one(found: &[Listed], image: &Path) -> Result<Transaction> {
+    if let [only] = found {
+        return take(&only.path);
+    }
+    let ids: Vec<String> = found.iter().map(|t| format!("{} ({})", t.id, t.status)).collect();
+    refuse(match ids.is_empty() {
+        true => Fault::new(format!("there is no transaction on {}", image.display())),
+        false => Fault::new(format!("there are {} transactions on {}", ids.len(), image.display()))
+            .hint(format!("Name one of them: {}.", ids.join(", "))),
+    })
+}
+
+/// Each place once, where it is first.
+pub fn distinct(places: Vec<PathBuf>) -> Vec<PathBuf> {
+    let mut seen = std::collections::BTreeSet::new();
+    places.into_iter().filter(|place| seen.insert(place.clone())).collect()
 }
 
 fn take(path: &Path) -> Result<Transaction> {

@@ -111,6 +111,7 @@ impl Field {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.path())
+            .env("DROPCLOTH_STATE", self.path().join(".state"))
             .env("DROPCLOTH_TEST", marker(self.path()))
             .current_dir(self.path())
             .stdin(Stdio::null());
