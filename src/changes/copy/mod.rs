@@ -90,9 +90,7 @@ impl Copier {
         made: Option<(OwnedFd, OwnedFd)>,
     ) -> Result<()> {
         let Some((source, target)) = made else { return attributes_by_name(from, name, stat, to) };
-        // Fewer blocks than its size needs: it has holes, or is compressed.
-        let dense = stat.st_blocks.saturating_mul(512) >= stat.st_size;
-        self.means.copy(source.as_fd(), target.as_fd(), stat.st_size.cast_unsigned(), dense)?;
+        self.means.copy(source.as_fd(), target.as_fd(), stat.st_size.cast_unsigned())?;
         self.attributes(source.as_fd(), stat, target)
     }
 
@@ -187,6 +185,10 @@ mod tests {
             }
             std::os::unix::fs::symlink(format!("f{number}"), directory.join("link")).unwrap();
             std::fs::File::create(directory.join("hole")).unwrap().write_all_at(b"end", 1 << 20).unwrap();
+            // As many blocks as its size has, or more, and a hole all the same.
+            let hole = std::fs::File::create(directory.join("preallocated")).unwrap();
+            hole.write_all_at(&[b'x'; 4096], 1 << 16).unwrap();
+            rustix::fs::fallocate(&hole, rustix::fs::FallocateFlags::KEEP_SIZE, 1 << 17, 1 << 17).unwrap();
         }
     }
 
@@ -206,7 +208,9 @@ mod tests {
                 _ => std::fs::read(&path).unwrap(),
             };
             let first = names.entry(data.ino()).or_insert_with(|| name.clone()).clone();
-            let holes = data.blocks() * 512 < data.size() / 2;
+            let first_hole = (data.is_file() && data.len() > 0)
+                .then(|| rustix::fs::seek(std::fs::File::open(&path).unwrap(), rustix::fs::SeekFrom::Hole(0)).unwrap());
+            let holes = first_hole.is_some_and(|hole| hole < data.len());
             let times = (data.mtime(), data.mtime_nsec());
             let digest = crate::changes::Digest::of(&content);
             all.insert(name, format!("{:o} {} {holes} {times:?} {digest:?} {first:?}", data.mode(), data.len()));
@@ -228,7 +232,13 @@ mod tests {
         let expected = told(&original);
         assert!(expected.len() > 1300 && expected.values().any(|told| told.contains(" true ")));
         assert_eq!(told(&copy), expected);
-        // An error ends all threads: here, a second time, each name is taken.
+        // An error ends all threads: in a directory that is come to when there are several, a name is taken.
+        let taken = directory.path().join("taken");
+        std::fs::create_dir_all(taken.join("0-0")).unwrap();
+        let to = std::fs::File::open(&taken).unwrap();
+        for number in 0..400 {
+            std::fs::write(original.join(format!("more{number}")), "").unwrap();
+        }
         let error = Copier::default().contents(from.as_fd(), to.as_fd()).unwrap_err();
         assert!(format!("{error:#}").contains("EEXIST"), "{error:#}");
     }

@@ -18,22 +18,27 @@ pub struct Means {
 /// Copies the data of `from` to the new file `to`: a reflink where the file system can, copy_file_range(2) else, with holes
 /// kept as holes.
 pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> SysResult<()> {
-    Means::default().copy(from, to, size, false)
+    Means::default().copy(from, to, size)
 }
 
 impl Means {
-    /// The same. `dense`: the file is known to have no holes.
-    pub fn copy(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64, dense: bool) -> SysResult<()> {
+    /// The same.
+    pub fn copy(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> SysResult<()> {
         if size == 0 || self.reflink(from, to) {
             return Ok(());
         }
-        if dense {
-            return self.copy_range(from, to, 0, size);
-        }
         let mut position = 0;
+        // Most files have no hole, and are as long as what is written to them.
+        let hole = |from, start| rustix::fs::seek(from, rustix::fs::SeekFrom::Hole(start)).unwrap_or(size).min(size);
+        if hole(from, 0) == size {
+            position = self.copy_range(from, to, 0, size)?;
+        }
+        if position == size {
+            return Ok(());
+        }
         while position < size {
             let Ok(start) = rustix::fs::seek(from, rustix::fs::SeekFrom::Data(position)) else { break };
-            let end = rustix::fs::seek(from, rustix::fs::SeekFrom::Hole(start)).unwrap_or(size).min(size);
+            let end = hole(from, start);
             self.copy_range(from, to, start, end)?;
             position = end;
         }
@@ -51,23 +56,24 @@ impl Means {
         result.is_ok()
     }
 
-    fn copy_range(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> SysResult<()> {
+    /// Copies from `start` to `end`, and says up to where there was something.
+    fn copy_range(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> SysResult<u64> {
         let (mut source, mut target) = (start, start);
         while source < end && !self.no_range.load(Ordering::Relaxed) {
             let length = usize::try_from(end - source).unwrap_or(usize::MAX).min(1 << 30);
             match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), length) {
-                Ok(0) => return Ok(()),
+                Ok(0) | Err(Errno::INVAL) => break,
                 Ok(_) => {}
                 Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP) => self.no_range.store(true, Ordering::Relaxed),
-                Err(Errno::INVAL) => break,
                 Err(errno) => return Err(SysError::new("copy_file_range()", errno.raw_os_error())),
             }
         }
-        if source < end { copy_through_memory(from, to, source, end) } else { Ok(()) }
+        copy_through_memory(from, to, source, end)
     }
 }
 
-fn copy_through_memory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> SysResult<()> {
+/// The same by read and write.
+fn copy_through_memory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> SysResult<u64> {
     let mut buffer = vec![0_u8; usize::try_from(end - start).unwrap_or(usize::MAX).min(1 << 17)];
     let mut position = start;
     while position < end {
@@ -82,5 +88,5 @@ fn copy_through_memory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end
         }
         position += length as u64;
     }
-    Ok(())
+    Ok(position)
 }
