@@ -5,6 +5,7 @@ mod conflicts;
 pub mod copy;
 pub mod diff;
 pub mod discard;
+mod fresh;
 pub mod gate;
 pub mod laid;
 pub mod leaks;

@@ -75,7 +75,7 @@ pub(super) struct Found<'u> {
 }
 
 impl Found<'_> {
-    fn change(self, path: &Inside, what: What) -> Change {
+    pub fn change(self, path: &Inside, what: What) -> Change {
         let kind = Kind::of(self.stat.st_mode);
         let bytes = if kind == Kind::File { self.stat.st_size.cast_unsigned() } else { 0 };
         Change { path: path.clone(), what, kind, bytes, from: None }
@@ -86,7 +86,7 @@ pub(super) struct Scan<'a> {
     pub layers: &'a Layers<'a>,
     pub changes: Changes,
     pub records: Vec<Record>,
-    stages: Vec<Record>,
+    pub stages: Vec<Record>,
     /// Image directory → where it is in the committed image.
     pub moved: BTreeMap<Inside, Inside>,
     pub protects: Vec<(u64, Record)>,
@@ -100,7 +100,7 @@ pub(super) struct Scan<'a> {
 
 /// What one directory's children left of it.
 #[derive(Default)]
-struct Outcome {
+pub(super) struct Outcome {
     /// Something of the step's own is directly in it.
     own: bool,
     /// An override in it was touched, and that is dropped.
@@ -147,7 +147,7 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    fn slot(&mut self) -> u32 {
+    pub(super) fn slot(&mut self) -> u32 {
         self.slots += 1;
         self.slots
     }
@@ -179,7 +179,7 @@ impl<'a> Scan<'a> {
         self.protect(upper, b"", &spot.path, new.st_ino)
     }
 
-    fn children(&mut self, upper: BorrowedFd<'_>, spot: &Spot) -> Result<Outcome> {
+    pub(super) fn children(&mut self, upper: BorrowedFd<'_>, spot: &Spot) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         for entry in fs::entries(upper)? {
             let Some(stat) = fs::stat(upper, &entry.name)? else { continue };
@@ -209,12 +209,12 @@ impl<'a> Scan<'a> {
         self.directory(found, here)
     }
 
-    fn note(&mut self, change: Change) {
+    pub(super) fn note(&mut self, change: Change) {
         self.changes.list.push(change);
         (self.show)(&self.changes.list);
     }
 
-    fn change(&mut self, path: &Inside, what: What, kind: Kind) {
+    pub(super) fn change(&mut self, path: &Inside, what: What, kind: Kind) {
         self.note(Change { path: path.clone(), what, kind, bytes: 0, from: None });
     }
 
@@ -296,85 +296,6 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// A directory that is new in the image. `replaces`: it hides what the layers below have there.
-    fn fresh(&mut self, found: Found<'_>, upper: BorrowedFd<'_>, here: Spot, replaces: bool) -> Result<bool> {
-        let made = here.lower.as_ref().filter(|lower| !replaces && self.layers.policy.made.contains(*lower));
-        if let Some(made) = made {
-            if self.survives(upper, made)? {
-                self.piecewise(found, upper, &here)?;
-                return Ok(true);
-            }
-            self.note_dropped(upper, made)?;
-            return Ok(false);
-        }
-        if self.has_redirect(upper)? {
-            self.piecewise(found, upper, &Spot { lower: None, ..here })?;
-            return Ok(true);
-        }
-        let what = self.what(&here)?;
-        let (at, inode) = (here.path, found.stat.st_ino);
-        let trash = self.slot();
-        self.records.push(Record::Move { at: at.clone(), inode, directory: true, new: what == What::Added, trash });
-        self.change(&at, what, Kind::Directory);
-        let mut tree = Tree { entries: Vec::new(), whiteouts: Vec::new(), inherited: here.inherited };
-        let (restore, overlaid) = self.restore(found, here.inherited)?;
-        if overlaid || restore != Restore::default() {
-            tree.entries.push((Inside::root(), restore));
-        }
-        self.tree(upper, &at, &at, &mut tree)?;
-        self.protect(found.upper, found.name, &at, inode)?;
-        let Tree { entries, whiteouts, .. } = tree;
-        if !entries.is_empty() || !whiteouts.is_empty() {
-            self.records.push(Record::ScrubTree { at, entries, whiteouts });
-        }
-        Ok(true)
-    }
-
-    /// A new directory that cannot be moved whole, because a directory of the image was moved into it or because it exists
-    /// only in the scaffold: it is made empty and then merged into.
-    fn piecewise(&mut self, found: Found<'_>, upper: BorrowedFd<'_>, here: &Spot) -> Result<()> {
-        let (slot, trash) = (self.slot(), self.slot());
-        let at = here.path.clone();
-        self.stages.push(Record::MakeStage { slot });
-        self.records.push(Record::Place { slot, at: at.clone(), trash });
-        self.change(&at, What::Added, Kind::Directory);
-        self.children(upper, here)?;
-        let times = self.clamped(Times::of(found.stat));
-        self.records.push(Record::Meta { at: at.clone(), times, flags: 0 });
-        let (restore, _) = self.restore(found, here.inherited)?;
-        if restore != Restore::default() {
-            self.records.push(Record::Scrub { at: at.clone(), restore });
-        }
-        self.protect(found.upper, found.name, &at, found.stat.st_ino)
-    }
-
-    /// Everything below a directory that is moved whole (`top`): reported, and where overlayfs left something, recorded.
-    fn tree(&mut self, upper: BorrowedFd<'_>, top: &Inside, here: &Inside, tree: &mut Tree) -> Result<()> {
-        let times = self.clamped(Times::of(&fs::fstat(upper)?));
-        for entry in fs::entries(upper)? {
-            let Some(stat) = fs::stat(upper, &entry.name)? else { continue };
-            let found = Found { upper, name: &entry.name, stat: &stat };
-            let path = here.join(&entry.name);
-            if marks::is_whiteout(&stat) {
-                tree.whiteouts.push((path.relative_to(top), times));
-                continue;
-            }
-            self.note(found.change(&path, What::Added));
-            let (restore, overlaid) = self.restore(found, tree.inherited)?;
-            if overlaid || restore != Restore::default() {
-                tree.entries.push((path.relative_to(top), restore));
-            }
-            if overlaid {
-                self.protect(upper, &entry.name, &path, stat.st_ino)?;
-            }
-            if Kind::of(stat.st_mode) == Kind::Directory {
-                let handle = fs::open_dir(upper, &entry.name)?;
-                self.tree(handle.as_fd(), top, &path, tree)?;
-            }
-        }
-        Ok(())
-    }
-
     /// In a user namespace overlayfs has no index: a changed file takes leave of its other names.
     fn check_links(&mut self, here: &Spot) -> Result<()> {
         if self.layers.prefix != Prefix::User {
@@ -391,7 +312,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Whether the entry replaces one of the image.
-    fn what(&mut self, here: &Spot) -> Result<What> {
+    pub(super) fn what(&mut self, here: &Spot) -> Result<What> {
         let Some(old) = self.old(here)? else { return Ok(What::Added) };
         self.replaces(here, &old);
         Ok(What::Modified)
@@ -418,19 +339,6 @@ impl<'a> Scan<'a> {
         Ok(here.lower.as_ref().map(|lower| self.lower_stat(lower)).transpose()?.flatten())
     }
 
-    fn has_redirect(&self, upper: BorrowedFd<'_>) -> Result<bool> {
-        for entry in fs::entries(upper)?.iter().filter(|e| e.kind == FileType::Directory) {
-            if xattr::get(upper, &entry.name, &self.layers.prefix.name("redirect"))?.is_some() {
-                return Ok(true);
-            }
-            let handle = fs::open_dir(upper, &entry.name)?;
-            if self.has_redirect(handle.as_fd())? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     pub(super) fn lower_stat(&self, path: &Inside) -> Result<Option<Stat>> {
         let Some((parent, name)) = path.split() else { return Ok(Some(fs::fstat(self.layers.image)?)) };
         let mut last = self.last_lower.borrow_mut();
@@ -443,12 +351,4 @@ impl<'a> Scan<'a> {
     fn is_directory(&self, path: &Inside) -> Result<bool> {
         Ok(self.lower_stat(path)?.is_some_and(|s| Kind::of(s.st_mode) == Kind::Directory))
     }
-}
-
-/// What the walk below a directory that is moved whole collects.
-struct Tree {
-    entries: Vec<(Inside, Restore)>,
-    whiteouts: Vec<(Inside, Times)>,
-    /// What new entries inherit, all the way down.
-    inherited: Inherited,
 }
