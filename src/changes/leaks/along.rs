@@ -29,15 +29,16 @@ pub struct Feed<'f> {
 }
 
 impl Feed<'_> {
-    /// What is new in the list, if it is much.
+    /// What is new in the list, as far as it is much.
     pub fn offer(&mut self, list: &[Change]) {
-        if list.len() >= self.taken + BATCH {
-            self.pass(list, true);
+        while list.len() >= self.taken + BATCH {
+            self.pass(&list[..self.taken + BATCH], true);
         }
     }
 
     /// All that is new in the list.
     pub fn rest(&mut self, list: &[Change]) {
+        self.offer(list);
         self.pass(list, false);
     }
 
