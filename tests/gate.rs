@@ -6,6 +6,7 @@ mod support;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Output, Stdio};
 
+use support::tree::Snapshot;
 use support::{Field, assert_code, shell, stderr, stdout, tree};
 
 fn verb(field: &Field, arguments: &[&str]) -> Output {
@@ -147,11 +148,24 @@ fn a_secret_is_seen_by_the_step_only_and_found_where_it_got_out() {
     let output = field.run(&options, "mkdir -p /var/cache; cp /run/secrets/token /var/cache/copy");
     assert_code(&output, 125);
     assert!(stderr(&output).contains("/var/cache/copy:1: the secret token"), "{}", stderr(&output));
-    assert_code(&verb(&field, &["discard", &id(&field)]), 0);
-    tree::assert_same(&before, &field.snapshot(), "a discarded secret");
+    kept_with_its_secret(&field, &before);
+    let failing = "mkdir -p /var/cache; cp /run/secrets/token /var/cache/copy; exit 3";
+    assert_code(&field.run(&[&options[..], &["--on-failure", "keep"]].concat(), failing), 3);
+    kept_with_its_secret(&field, &before);
     let grep =
         Command::new("grep").args(["-r", "correct horse", "rootfs", ".dropcloth"]).current_dir(field.path()).output();
     assert_eq!(stdout(&grep.unwrap()), "");
+}
+
+/// The command that comes later does not have the secret, and may not commit it all the same.
+#[track_caller]
+fn kept_with_its_secret(field: &Field, before: &Snapshot) {
+    let id = id(field);
+    let output = verb(field, &["commit", &id]);
+    assert_code(&output, 125);
+    assert!(stderr(&output).contains("/var/cache/copy:1: the secret token"), "{}", stderr(&output));
+    assert_code(&verb(field, &["discard", &id]), 0);
+    tree::assert_same(before, &field.snapshot(), "a discarded secret");
 }
 
 #[test]

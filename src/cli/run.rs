@@ -305,10 +305,10 @@ fn settle(
         commit::write_ahead(&transaction, &prepared.image)?;
     }
     let doing = || format!("the step succeeded, but its changes were not committed to {}", plan.image.display());
+    let secrets = prepared.secret_needles();
     let (changes, pending) = if keep {
         commit::scan(&transaction, &prepared.image)
     } else {
-        let secrets = prepared.secret_needles();
         let needles = || [secrets.clone(), needles(plan)].concat();
         commit::scan_and_search(&transaction, &prepared.image, &needles).doing(doing)
     }
@@ -319,11 +319,11 @@ fn settle(
     }
     let id = transaction.state.id.clone();
     if keep {
-        keep_it(&mut transaction)?;
+        keep_it(&mut transaction, prepared, &secrets)?;
         return Ok((changes, Fate::Kept, Some(id)));
     }
     if let Err(refused) = gate::check(&changes, &transaction.state.rules, &id) {
-        keep_it(&mut transaction)?;
+        keep_it(&mut transaction, prepared, &secrets)?;
         return Err(refused).doing(doing);
     }
     gate::warn(&changes, &transaction.state.rules);
@@ -332,8 +332,12 @@ fn settle(
     Ok((changes, fate, None))
 }
 
-/// Keeps the transaction for the commands that look at it, commit it or discard it.
-fn keep_it(transaction: &mut Transaction) -> Result<()> {
+/// Keeps the transaction for the commands that look at it, commit it or discard it. They do not have the secrets: where those are
+/// is noted.
+fn keep_it(transaction: &mut Transaction, prepared: &Prepared, secrets: &[Needle]) -> Result<()> {
+    if !secrets.is_empty() {
+        commit::remember_secrets(transaction, &prepared.image, secrets)?;
+    }
     transaction.state.kept = true;
     transaction.state.brief = false;
     // Whatever it is committed from one day has to be there then, and the overlay synced nothing.
