@@ -213,7 +213,7 @@ fn a_transaction_is_known_by_its_name_and_its_id_in_every_directory() {
         // Another one of that name on another image: neither is meant by it, and each is found by its directory.
         let other = Field::small();
         let mut begin = other.dropcloth(["begin", "--name", "far", "./rootfs"]);
-        assert_code(&begin.env("DROPCLOTH_STATE", field.path().join(".state")).output().unwrap(), 0);
+        assert_code(&begin.env("DROPCLOTH_STATE", field.state.path()).output().unwrap(), 0);
         let output = at(&["commit", "far"]);
         assert_code(&output, 125);
         assert!(stderr(&output).contains(other.path().to_str().unwrap()), "{}", stderr(&output));
@@ -229,7 +229,7 @@ fn a_transaction_is_known_by_its_name_and_its_id_in_every_directory() {
         let id = stderr(&output).split("kept its transaction ").nth(1).unwrap()[..8].to_owned();
         assert!(stdout(&at(&["changes", &id])).contains("two"));
         assert_code(&at(&["discard", &id]), 0);
-        assert!(!field.path().join(".state").exists() && !scratch.exists(), "nothing is left of it");
+        assert!(!field.state.path().exists() && !scratch.exists(), "nothing is left of it");
     }
     assert_eq!(stdout(&at(&["list"])), "");
 }

@@ -378,12 +378,13 @@ fn a_scratch_directory_that_everybody_may_write_to_holds_one_of_the_user() {
     needs_sandbox!();
     let field = Field::small();
     let shared = tempfile::tempdir_in("/dev/shm").unwrap();
-    let own = shared.path().join(format!("dropcloth-{}", rustix::process::geteuid()));
+    let own = shared.path().join(format!("dropcloth-{}", rustix::process::geteuid().as_raw()));
     let scratch = ["--scratch", shared.path().to_str().unwrap()];
     let mode = |mode| std::fs::set_permissions(&shared, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
     mode(0o1777);
-    let output = field.run(&scratch, "echo x > /new; grep -o ' / / .*' /proc/self/mountinfo");
+    let output = field.run(&scratch, "echo x > /new; grep ' / / ' /proc/self/mountinfo");
     assert_code(&output, 0);
+    assert!(stdout(&output).contains(&format!("upperdir={}/", own.display())), "{}", stdout(&output));
     assert_eq!(std::fs::read_to_string(field.root.join("new")).unwrap(), "x\n");
     assert!(!own.exists() && shared.path().exists(), "it goes with its last transaction, and nothing else does");
     // Kept, it is found again there.

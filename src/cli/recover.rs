@@ -23,34 +23,39 @@ pub fn recover(_cli: &Cli, scratch: Option<&Path>, root: Option<&Path>) -> Resul
         }
     };
     let mut nothing = true;
-    for image in images {
-        let image = match Image::open(&image) {
+    for path in images {
+        match recover_image(&path, scratch) {
             // Nobody has named this one.
-            Err(error) if root.is_none() => {
-                log::warn!("left what is known of {}: {error:#}", image.display());
-                continue;
-            }
-            other => other?,
-        };
-        transaction::lock_image(&image, Mode::Commit)?;
-        for (path, what) in recover::recover(&common::places(Some(image.path()), scratch), &image)? {
-            nothing = false;
-            let text = match what {
-                recover::Recovered::Finished => "finished the interrupted commit",
-                recover::Recovered::Removed => "removed the uncommitted transaction",
-                recover::Recovered::Cleared => "took out of the image what a killed run had made in it, and removed",
-                recover::Recovered::Kept => "left the transaction that is kept or attached,",
-                recover::Recovered::Busy => "left the running transaction",
-            };
-            common::say(&format!("{text} {}", path.display()));
-        }
-        if Points::recover(&common::state(), &image)? {
-            nothing = false;
-            common::say(&format!("took the mount points of a killed command out of {}", image.path().display()));
+            Err(error) if root.is_none() => log::warn!("left what is known of {}: {error:#}", path.display()),
+            done => nothing &= !done?,
         }
     }
+    common::tidy();
     if nothing {
         common::say("nothing to recover");
     }
     Ok(0)
+}
+
+/// Whether there was anything to do, which is told.
+fn recover_image(path: &Path, scratch: Option<&Path>) -> Result<bool> {
+    let image = Image::open(path)?;
+    transaction::lock_image(&image, Mode::Commit)?;
+    let mut something = false;
+    for (path, what) in recover::recover(&common::places(Some(image.path()), scratch), &image)? {
+        something = true;
+        let text = match what {
+            recover::Recovered::Finished => "finished the interrupted commit",
+            recover::Recovered::Removed => "removed the uncommitted transaction",
+            recover::Recovered::Cleared => "took out of the image what a killed run had made in it, and removed",
+            recover::Recovered::Kept => "left the transaction that is kept or attached,",
+            recover::Recovered::Busy => "left the running transaction",
+        };
+        common::say(&format!("{text} {}", path.display()));
+    }
+    if Points::recover(&common::state(), &image)? {
+        something = true;
+        common::say(&format!("took the mount points of a killed command out of {}", image.path().display()));
+    }
+    Ok(something)
 }

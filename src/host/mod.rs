@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use self::caller::Caller;
 use crate::mirror::layout::{self, Layout};
 use crate::settings::{Resolver, Settings};
-use crate::sys::{mount, volume};
+use crate::sys::{mount, userns, volume};
 
 /// What a host path is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -133,7 +133,8 @@ fn resolver(wish: &Resolver) -> Option<Vec<u8>> {
 pub fn state_directory(environment: &BTreeMap<OsString, OsString>) -> PathBuf {
     let variable =
         |name: &str| environment.get(std::ffi::OsStr::new(name)).filter(|v| !v.is_empty()).map(PathBuf::from);
-    if let Some(chosen) = variable("DROPCLOTH_STATE") {
+    // As the XDG base directories: one that means another directory in each working directory is none.
+    if let Some(chosen) = variable("DROPCLOTH_STATE").filter(|path| path.is_absolute()) {
         return chosen;
     }
     let root = Some(PathBuf::from("/var/lib")).filter(|_| Caller::get().uid == 0);
@@ -143,16 +144,25 @@ pub fn state_directory(environment: &BTreeMap<OsString, OsString>) -> PathBuf {
 }
 
 /// Where transactions go in a directory that the user has chosen: in one of his own in it where everybody may make entries
-/// (`/tmp`, `/dev/shm`; the sticky bit, inode(7), keeps others from replacing it), else in the directory itself.
+/// (`/tmp`, `/dev/shm`; the sticky bit, inode(7), keeps others than its owner from replacing that), else in the directory itself.
 pub fn scratch_directory(chosen: &Path) -> PathBuf {
+    use std::os::unix::fs::MetadataExt;
     const SHARED: u32 = libc::S_ISVTX | libc::S_IWOTH;
-    let mode = std::fs::metadata(chosen).map_or(0, |data| std::os::unix::fs::MetadataExt::mode(&data));
-    if mode & SHARED == SHARED { own_in(chosen) } else { chosen.to_owned() }
+    let chosen = std::path::absolute(chosen).unwrap_or_else(|_| chosen.to_owned());
+    // Root of the machine has no id of its own in a user namespace.
+    let outside = if Caller::get().maps.is_some() { userns::OVERFLOW_ID } else { 0 };
+    let trusted = |owner: u32| [rustix::process::geteuid().as_raw(), outside].contains(&owner);
+    match std::fs::metadata(&chosen) {
+        Ok(data) if data.mode() & SHARED == SHARED && trusted(data.uid()) => own_in(&chosen),
+        _ => chosen,
+    }
 }
 
 fn own_in(shared: &Path) -> PathBuf {
-    let here = Caller::get().uid;
-    shared.join(format!("dropcloth-{}", outer_id(here).unwrap_or(here)))
+    let caller = Caller::get();
+    // In a namespace of dropcloth's own, the caller is known by his id outside of it.
+    let user = if caller.maps.is_some() { None } else { outer_id(caller.uid) };
+    shared.join(format!("dropcloth-{}", user.unwrap_or(caller.uid)))
 }
 
 /// Whether this process may write there, or make it.

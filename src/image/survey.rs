@@ -13,6 +13,7 @@ use super::pythons::{self, Pythons};
 use super::{Identity, Image, Inside};
 use crate::error::{Doing, Result};
 use crate::host::ids::Maps;
+use crate::sys::userns::OVERFLOW_ID;
 use crate::sys::{fs, mount, mountinfo, statmount, volume};
 
 /// A mount that stands below the image on the host.
@@ -233,9 +234,6 @@ fn foreign_entry(directory: BorrowedFd<'_>, above: &Inside, name: &[u8]) -> Resu
 fn owner_is_foreign(image: &Image, root: &Stat) -> bool {
     root.st_uid == OVERFLOW_ID && !fs::may_own(image.directory(), b".")
 }
-
-/// /proc/sys/kernel/overflowuid, as it is everywhere.
-const OVERFLOW_ID: u32 = 65_534;
 
 fn is_host_root(image: &Image) -> Result<bool> {
     let root = fs::fstat(mount::open_path(Path::new("/"))?.as_fd()).doing(|| "cannot look at /")?;

@@ -10,6 +10,9 @@ use super::process::{self, Forked};
 /// One line of an id map: first id inside, first id outside, how many.
 pub type Line = (u32, u32, u32);
 
+/// Whoever has no id in a user namespace: /proc/sys/kernel/overflowuid, as it is everywhere.
+pub const OVERFLOW_ID: u32 = 65_534;
+
 /// Moves this process into a new user namespace. Its ids are unmapped until the maps are written.
 pub fn unshare() -> SysResult<()> {
     // SAFETY: unshare takes flags only. The process has one thread, which CLONE_NEWUSER asks for.

@@ -4,9 +4,9 @@
 //! A note is a symbolic link in `places` of the state directory: made and removed by one call each, and void when what it leads
 //! to is gone.
 
-use std::ffi::OsStr;
-use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Fault, Result, refuse};
@@ -24,17 +24,22 @@ pub fn places(image: &Path, state: &Path, scratch: Option<&Path>) -> Vec<PathBuf
 
 /// Notes that a transaction in `storage` outlives its run.
 pub fn note(state: &Path, storage: &Path) -> Result<()> {
-    let storage = std::path::absolute(storage)?;
-    if storage == state || noted(state).contains(&storage) {
+    let storage = std::fs::canonicalize(storage)?;
+    if std::fs::canonicalize(state).is_ok_and(|state| state == storage) {
         return Ok(());
     }
-    let (target, name) = (storage.as_os_str().as_bytes(), super::new_id()?);
+    let name = super::new_id()?;
     for _ in 0..TRIES {
         let directory = match super::open_storage(&state.join(PLACES)) {
             Err(error) if super::vanished(&error) => continue,
             other => other?,
         };
-        match fs::symlink(target, directory.as_fd(), name.as_bytes()) {
+        // Nobody takes a note away meanwhile.
+        fs::lock_shared(directory.as_fd())?;
+        if notes(directory.as_fd()).iter().any(|(_, target)| *target == storage) {
+            return Ok(());
+        }
+        match fs::symlink(storage.as_os_str().as_bytes(), directory.as_fd(), name.as_bytes()) {
             Err(error) if error.errno == libc::ENOENT => {}
             other => return Ok(other?),
         }
@@ -46,21 +51,26 @@ pub fn note(state: &Path, storage: &Path) -> Result<()> {
 pub fn noted(state: &Path) -> Vec<PathBuf> {
     let path = state.join(PLACES);
     let Ok(directory) = super::open_owned(&path) else { return Vec::new() };
-    let mut found = Vec::new();
-    for entry in fs::entries(directory.as_fd()).unwrap_or_default() {
-        let Ok(target) = fs::readlink(directory.as_fd(), &entry.name) else { continue };
-        let target = PathBuf::from(OsStr::from_bytes(&target));
-        match target.symlink_metadata() {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let _ = fs::unlink(directory.as_fd(), &entry.name);
-            }
-            // One that cannot be looked at may be there: on a disk that is not mounted now it is not, and is noted no more.
-            _ => found.push(target),
+    // One that cannot be looked at may be there.
+    let gone = |target: &Path| target.symlink_metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound);
+    let (void, there): (Vec<_>, Vec<_>) = notes(directory.as_fd()).into_iter().partition(|(_, target)| gone(target));
+    // Somebody who notes one now may count on a note that is there.
+    if fs::try_lock(directory.as_fd(), true) == Ok(true) {
+        for (name, _) in void.iter().filter(|(_, target)| gone(target)) {
+            let _ = fs::unlink(directory.as_fd(), name);
         }
+        // What is not empty stays.
+        let _ = std::fs::remove_dir(&path).and_then(|()| std::fs::remove_dir(state));
     }
-    // What is not empty stays.
-    let _ = std::fs::remove_dir(&path).and_then(|()| std::fs::remove_dir(state));
-    found
+    there.into_iter().map(|(_, target)| target).collect()
+}
+
+/// Names and targets.
+fn notes(directory: BorrowedFd<'_>) -> Vec<(Vec<u8>, PathBuf)> {
+    let entries = fs::entries(directory).unwrap_or_default().into_iter();
+    let read =
+        |name: Vec<u8>| fs::readlink(directory, &name).ok().map(|target| (name, OsString::from_vec(target).into()));
+    entries.filter_map(|entry| read(entry.name)).collect()
 }
 
 #[cfg(test)]

@@ -88,6 +88,7 @@ pub fn list(places: &[PathBuf], image: Option<&Image>) -> Result<Vec<Listed>> {
             Ok(Some(_)) if state.kept => "kept",
             Ok(Some(t)) if !matches!(journal::progress(t.directory()), Ok(Progress::Open)) => "interrupted commit",
             Ok(Some(_)) => "left behind",
+            Err(error) if super::vanished(&error) => continue,
             Err(error) => return Err(error),
         };
         found.push(Listed {
@@ -296,18 +297,23 @@ fn only_one(found: &[Listed], image: &Path) -> Result<Transaction> {
     })
 }
 
-/// Each place once, where it is first.
+/// Each place once, where it is first, however it is spelt.
 pub fn distinct(places: Vec<PathBuf>) -> Vec<PathBuf> {
     let mut seen = std::collections::BTreeSet::new();
-    places.into_iter().filter(|place| seen.insert(place.clone())).collect()
+    let real = |place: &PathBuf| std::fs::canonicalize(place).unwrap_or_else(|_| place.clone());
+    places.into_iter().filter(|place| seen.insert(real(place))).collect()
 }
 
 fn take(path: &Path) -> Result<Transaction> {
-    match Transaction::take(path)? {
-        Some(transaction) => Ok(transaction),
-        None => refuse(
-            Fault::new(format!("the transaction {} is in use by a running step", path.display()))
-                .hint("Wait until that run has ended; `dropcloth list` shows it."),
-        ),
+    // Whoever lists them holds each for a moment.
+    for _ in 0..20 {
+        if let Some(transaction) = Transaction::take(path)? {
+            return Ok(transaction);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
     }
+    refuse(
+        Fault::new(format!("the transaction {} is in use by a running step", path.display()))
+            .hint("Wait until that run has ended; `dropcloth list` shows it."),
+    )
 }

@@ -83,6 +83,8 @@ pub fn mirror() -> PathBuf {
 pub struct Field {
     directory: tempfile::TempDir,
     pub root: PathBuf,
+    /// Not the machine's, which all tests have together.
+    pub state: tempfile::TempDir,
     host: Option<HostState>,
 }
 
@@ -96,7 +98,8 @@ impl Field {
         let root = directory.path().join("rootfs");
         copy(original, &root);
         let host = HostState::now(&marker(directory.path()), &[directory.path()]);
-        Field { directory, root, host: Some(host) }
+        let state = tempfile::Builder::new().prefix("state").tempdir_in(temporary()).unwrap();
+        Field { directory, root, state, host: Some(host) }
     }
 
     pub fn path(&self) -> &Path {
@@ -111,7 +114,7 @@ impl Field {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.path())
-            .env("DROPCLOTH_STATE", self.path().join(".state"))
+            .env("DROPCLOTH_STATE", self.state.path())
             .env("DROPCLOTH_TEST", marker(self.path()))
             .current_dir(self.path())
             .stdin(Stdio::null());
