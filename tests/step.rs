@@ -393,7 +393,8 @@ fn a_scratch_directory_that_everybody_may_write_to_holds_one_of_the_user() {
     let recovered = field.dropcloth(["recover"].iter().chain(&scratch).chain(&["./rootfs"])).output().unwrap();
     assert!(stderr(&recovered).contains(&format!("kept or attached, {}", own.display())), "{}", stderr(&recovered));
     // What somebody else made under that name is not used.
-    std::fs::remove_dir_all(&own).unwrap();
+    assert_code(&field.dropcloth(["discard", "./rootfs"]).output().unwrap(), 0);
+    assert!(!own.exists());
     std::os::unix::fs::symlink(field.path(), &own).unwrap();
     let output = field.run(&scratch, "true");
     assert_code(&output, 125);
