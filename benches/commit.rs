@@ -36,12 +36,14 @@ fn image(directory: &Path, name: &str, files: usize) -> PathBuf {
 }
 
 /// Seconds of the whole run, and of its commit as the report says.
-fn step(root: &Path, script: &str) -> (f64, f64) {
+fn step(root: &Path, options: &[&str], script: &str) -> (f64, f64) {
     let report = root.with_extension("json");
     let started = Instant::now();
     let status = Command::new(support::dropcloth())
         .env_remove("RUST_BACKTRACE")
-        .args(["run", "--report", &report.display().to_string(), &root.display().to_string(), "--", "sh", "-c", script])
+        .args(["run", "--report", &report.display().to_string()])
+        .args(options)
+        .args([&root.display().to_string(), "--", "sh", "-c", script])
         .stderr(Stdio::null())
         .status();
     let whole = started.elapsed().as_secs_f64();
@@ -62,7 +64,7 @@ fn sizes(directory: &Path) {
     for round in 0..=ROUNDS {
         for (image, times) in images.iter().zip(&mut times) {
             run(directory, &["sync"]);
-            let (whole, commit) = step(image, SMALL_STEP);
+            let (whole, commit) = step(image, &[], SMALL_STEP);
             if round > 0 {
                 times.0.push(whole * 1e3);
                 times.1.push(commit * 1e3);
@@ -87,8 +89,23 @@ fn many(directory: &Path) {
     let files = DIRECTORIES * 100;
     println!("\n{files} new small files           commit s   µs a file   cp -a + sync s   ratio");
     let mkdir = format!("mkdir /n; i=0; while [ $i -lt {DIRECTORIES} ]; do mkdir /n/$i; i=$((i+1)); done;");
-    measure(directory, &root, "directories that were there", "t", &write_many("t"), "rm -rf copy many/t/*/*");
-    measure(directory, &root, "new directories", "n", &(mkdir + &write_many("n")), "rm -rf copy many/n");
+    let there = Many { name: "directories that were there", below: "t", options: &[], script: write_many("t") };
+    let new = Many { name: "new directories", below: "n", options: &[], script: mkdir + &write_many("n") };
+    let memory = Many {
+        name: "the same from memory, by copy",
+        options: &["--scratch", "/dev/shm"],
+        script: new.script.clone(),
+        ..new
+    };
+    [there, new, memory].iter().for_each(|many| measure(directory, &root, many));
+}
+
+struct Many<'m> {
+    name: &'m str,
+    /// Where the step writes, and what is copied beside it.
+    below: &'m str,
+    options: &'m [&'m str],
+    script: String,
 }
 
 fn write_many(below: &str) -> String {
@@ -97,17 +114,18 @@ fn write_many(below: &str) -> String {
     )
 }
 
-fn measure(directory: &Path, root: &Path, name: &str, below: &str, script: &str, clear: &str) {
+fn measure(directory: &Path, root: &Path, many: &Many<'_>) {
+    let Many { name, below, options, script } = many;
     let (mut commits, mut copies) = (Vec::new(), Vec::new());
     for round in 0..=ROUNDS / 3 {
         run(directory, &["sync"]);
-        let (_, commit) = step(root, script);
+        let (_, commit) = step(root, options, script);
         run(directory, &["sync"]);
         let started = Instant::now();
         run(directory, &["cp", "-a", &format!("many/{below}"), "copy"]);
         run(directory, &["sync"]);
         let copy = started.elapsed().as_secs_f64();
-        run(directory, &["sh", "-c", &format!("{clear}; sync")]);
+        run(directory, &["sh", "-c", "rm -rf copy many/t/*/* many/n; sync"]);
         if round > 0 {
             commits.push(commit);
             copies.push(copy);

@@ -128,8 +128,9 @@ fn resolver(wish: &Resolver) -> Option<Vec<u8>> {
     }
 }
 
-/// Where transactions go that cannot stand beside their image: what `DROPCLOTH_STATE` names, or the machine's own place for root, the XDG base directories'
-/// `$XDG_STATE_HOME` for others. Root of a user namespace may be allowed to write to neither.
+/// Where transactions go that cannot stand beside their image, and what has to be known from one command to the next: what
+/// `DROPCLOTH_STATE` names; else the machine's own place for root, the XDG base directories' `$XDG_STATE_HOME` for others. Root
+/// of a user namespace may be allowed to write to neither.
 pub fn state_directory(environment: &BTreeMap<OsString, OsString>) -> PathBuf {
     let variable =
         |name: &str| environment.get(std::ffi::OsStr::new(name)).filter(|v| !v.is_empty()).map(PathBuf::from);
