@@ -58,13 +58,18 @@ fn overrides(root: &str, directory: &Path) -> Vec<String> {
     files.flat_map(|(path, _)| ["--ro-bind".to_owned(), file.clone(), path]).collect()
 }
 
-/// The least for an overlay with the same files.
-fn limit_with_overlay(limit: &str, root: &str, directory: &Path) -> Contender {
+/// What is laid over `root`, as the limit reads it.
+fn list_for_limit(root: &str, directory: &Path) -> String {
     let line = |(path, file): (String, bool)| format!("{} {}\n", if file { "f" } else { "d" }, &path[1..]);
     let list = directory.join("list");
     std::fs::write(&list, laid_over(root).into_iter().map(line).collect::<String>()).expect("a list");
-    let [list, scratch] = [list, directory.join("scratch")].map(|path| path.display().to_string());
-    Contender::new("limit, the same files", &[limit, "-o", &scratch, &list, root, &mirror(), "/bin/true"])
+    list.display().to_string()
+}
+
+/// The least for an overlay with the same files.
+fn limit_on_overlay(limit: &str, list: &str, root: &str, scratch: &Path) -> Vec<String> {
+    let words = [limit, "-o", &scratch.display().to_string(), list, root, &mirror(), "/bin/true"];
+    words.into_iter().map(str::to_owned).collect()
 }
 
 fn run(mode: &str, root: &str, more: &[&str]) -> Vec<String> {
@@ -80,7 +85,9 @@ fn as_root(directory: &Path) -> Vec<Contender> {
     let mut all = Vec::new();
     if let Some(limit) = limit() {
         all.push(Contender::new("limit", &[&limit, &theirs, &mirror(), "/bin/true"]));
-        all.push(limit_with_overlay(&limit, &theirs, directory));
+        let list = list_for_limit(&theirs, directory);
+        let words = limit_on_overlay(&limit, &list, &theirs, &directory.join("scratch"));
+        all.push(Contender::new("limit, the same files", &words));
     }
     all.push(Contender::new("chroot", &["chroot", &theirs, "/bin/true"]));
     let unshare = ["unshare", "-m", "-p", "-f", "-i", "-u", "chroot", &theirs, "/bin/true"];
@@ -148,29 +155,33 @@ fn mounts(directory: &Path) {
     assert!(status.is_ok_and(|s| s.success()), "umount");
 }
 
-/// Each at work has its own root.
+/// Each at work has its own root, and one for `bwrap` with the same files, which leaves its mount points in it.
 fn parallel(directory: &Path) {
-    let roots: Vec<String> = (0..AT_ONCE).map(|n| copy("small", directory, &n.to_string())).collect();
-    for (root, point) in roots.iter().flat_map(|root| ["proc", "sys", "dev", "mnt"].map(|point| (root, point))) {
-        std::fs::create_dir_all(Path::new(root).join(point)).expect("a mount point of the limit");
-    }
-    let limit = limit();
-    let of = |name: &str, root: &String| match name {
-        "limit" => vec![limit.clone().unwrap_or_default(), root.clone(), mirror(), "/bin/true".to_owned()],
-        "bwrap" => bwrap(root, &[], false),
-        "dropcloth commit" => run("commit", root, &[]),
-        _ => run("through", root, &[]),
+    let make = |name: String| {
+        let root = copy("small", directory, &name);
+        for point in ["proc", "sys", "dev", "mnt"] {
+            std::fs::create_dir_all(Path::new(&root).join(point)).expect("a mount point of the limit");
+        }
+        root
     };
+    let roots: Vec<String> = (0..AT_ONCE).map(|n| make(n.to_string())).collect();
+    let covered: Vec<String> = (0..AT_ONCE).map(|n| make(format!("covered{n}"))).collect();
+    let laid = overrides(&roots[0], directory);
+    let mut rates: Vec<(&str, f64)> = Vec::new();
+    if let Some(limit) = limit() {
+        let words = |root: &String| vec![limit.clone(), root.clone(), mirror(), "/bin/true".to_owned()];
+        rates.push(("limit", rate(&roots, &words)));
+        let list = list_for_limit(&roots[0], directory);
+        let words = |root: &String| limit_on_overlay(&limit, &list, root, Path::new(&format!("{root}.scratch")));
+        rates.push(("limit, the same files", rate(&roots, &words)));
+    }
+    rates.push(("bwrap", rate(&roots, &|root| bwrap(root, &[], false))));
+    rates.push(("bwrap, the same files", rate(&covered, &|root| bwrap(root, &laid, false))));
+    rates.push(("dropcloth commit", rate(&roots, &|root| run("commit", root, &[]))));
+    rates.push(("dropcloth through", rate(&roots, &|root| run("through", root, &[]))));
     println!("\n{AT_ONCE} at a time, {RUNS} runs\n{:<32}{:>10}{:>18}", "", "a second", "/ bwrap");
-    let names = ["limit", "bwrap", "dropcloth commit", "dropcloth through"];
-    let rates: Vec<f64> = names
-        .iter()
-        .filter(|n| **n != "limit" || limit.is_some())
-        .map(|name| rate(&roots, &|root| of(name, root)))
-        .collect();
-    let names: Vec<_> = names.iter().filter(|n| **n != "limit" || limit.is_some()).collect();
-    let base = names.iter().position(|n| **n == "bwrap").map_or(1.0, |place| rates[place]);
-    for (name, rate) in names.iter().zip(&rates) {
+    let base = rates.iter().find(|(name, _)| *name == "bwrap").map_or(1.0, |(_, rate)| *rate);
+    for (name, rate) in &rates {
         println!("{name:<32}{rate:>10.0}{:>18.2}", rate / base);
     }
 }
