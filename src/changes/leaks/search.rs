@@ -2,7 +2,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use aho_corasick::{AhoCorasick, BuildError, MatchKind};
+use aho_corasick::packed::{self, Searcher};
+use aho_corasick::{AhoCorasick, BuildError, Input, Match, MatchKind, Span};
 
 use super::{Leak, Needle};
 use crate::changes::{Change, Kind};
@@ -18,18 +19,43 @@ const CHUNK: usize = 256 * 1024;
 /// What is searched for.
 pub(super) struct Pattern {
     needles: Vec<Needle>,
-    automaton: AhoCorasick,
+    finder: Finder,
     longest: usize,
+}
+
+/// The longest of those that begin first: the credentials in a URL are told, not the URL's beginning.
+enum Finder {
+    /// Sixteen bytes and more at a time, where processor and needles allow it.
+    Packed(Searcher),
+    Any(AhoCorasick),
+}
+
+impl Finder {
+    fn new(needles: &[Needle]) -> std::result::Result<Finder, BuildError> {
+        let texts = || needles.iter().map(|needle| &needle.text.0);
+        let packed =
+            packed::Config::new().match_kind(packed::MatchKind::LeftmostLongest).builder().extend(texts()).build();
+        if let Some(searcher) = packed {
+            return Ok(Finder::Packed(searcher));
+        }
+        AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(texts()).map(Finder::Any)
+    }
+
+    /// The first in `text` from `start` on.
+    fn find(&self, text: &[u8], start: usize) -> Option<Match> {
+        let span = Span { start, end: text.len() };
+        match self {
+            Finder::Packed(searcher) => searcher.find_in(text, span),
+            Finder::Any(automaton) => automaton.find(Input::new(text).span(span)),
+        }
+    }
 }
 
 impl Pattern {
     /// None: there is nothing to search for.
     pub fn new(needles: Vec<Needle>) -> std::result::Result<Option<Pattern>, BuildError> {
         let Some(longest) = needles.iter().map(|n| n.text.0.len()).max() else { return Ok(None) };
-        // The longest first: the credentials in a URL are told, not the URL's beginning.
-        let automaton =
-            AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(needles.iter().map(|n| &n.text.0))?;
-        Ok(Some(Pattern { needles, automaton, longest }))
+        Ok(Some(Pattern { finder: Finder::new(&needles)?, needles, longest }))
     }
 
     pub fn begin(&self) -> Search<'_> {
@@ -65,7 +91,7 @@ impl Search<'_> {
     }
 
     fn link(&mut self, path: &Inside, target: &[u8]) {
-        if let Some(hit) = self.pattern.automaton.find(target) {
+        if let Some(hit) = self.pattern.finder.find(target, 0) {
             let what = format!("{}, in the target of the link", self.pattern.needles[hit.pattern().as_usize()].what);
             self.found.push(Leak { path: path.clone(), line: None, offset: hit.start() as u64, what });
         }
@@ -82,7 +108,7 @@ impl Search<'_> {
             let chunk = &self.buffer[..kept + read];
             let end = base + chunk.len() as u64;
             let mut done = 0;
-            for hit in self.pattern.automaton.find_iter(chunk) {
+            while let Some(hit) = self.pattern.finder.find(chunk, done) {
                 if hits == HITS_PER_FILE {
                     return Ok(());
                 }
