@@ -233,3 +233,30 @@ fn a_transaction_is_known_by_its_name_and_its_id_in_every_directory() {
     }
     assert_eq!(stdout(&at(&["list"])), "");
 }
+
+#[test]
+fn a_recovery_of_all_images_goes_on_after_one_that_is_gone() {
+    needs_sandbox!();
+    let mut gone = Field::small();
+    gone.forget_leaks();
+    let field = Field::small();
+    let known = |words: &[&str], field: &Field| {
+        let mut command = field.dropcloth(words);
+        command.env("DROPCLOTH_STATE", gone.state.path()).current_dir("/").output().unwrap()
+    };
+    for each in [&gone, &field] {
+        assert_code(&known(&["begin", "--name", "known", each.root.to_str().unwrap()], each), 0);
+    }
+    std::fs::rename(&gone.root, gone.path().join("elsewhere")).unwrap();
+    let output = known(&["recover"], &field);
+    assert_code(&output, 0);
+    let said = stderr(&output);
+    assert!(said.contains(&format!("left what is known of {}", gone.root.display())), "{said}");
+    assert!(
+        said.contains("left the transaction that is kept") && said.contains(field.path().to_str().unwrap()),
+        "{said}"
+    );
+    // Whoever names it is told.
+    assert_code(&known(&["recover", gone.root.to_str().unwrap()], &field), 125);
+    assert_code(&known(&["discard", field.root.to_str().unwrap()], &field), 0);
+}
