@@ -170,15 +170,19 @@ fn variables(reader: &mut Reader<'_>) -> Vec<(String, Option<String>)> {
     out
 }
 
-fn layer(reader: &mut Reader<'_>) -> Layer {
-    if reader.value.is_null() {
-        return Layer::default();
-    }
-    if !reader.value.is_mapping() {
+/// Whether there are settings to read; anything else than a mapping, or nothing, is a fault.
+fn is_mapping(reader: &mut Reader<'_>) -> bool {
+    if !reader.value.is_mapping() && !reader.value.is_null() {
         let name = reader.prefix.trim_end_matches('.');
         let what = if name.is_empty() { "the file".to_owned() } else { name.to_owned() };
         let hint = "Write one `key: value` a line.".to_owned();
         reader.faults.push((format!("{}: {what} is not a mapping", reader.path.display()), hint));
+    }
+    reader.value.is_mapping()
+}
+
+fn layer(reader: &mut Reader<'_>) -> Layer {
+    if !is_mapping(reader) {
         return Layer::default();
     }
     reader.unknown_keys();
