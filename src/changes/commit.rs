@@ -53,17 +53,22 @@ pub fn scan_and_search(transaction: &Transaction, image: &Image, needles: Needle
     if state.rules.leaks == Leaks::Off {
         return scan(transaction, image);
     }
+    let (mut changes, pending) = search(transaction, image, needles)?;
     let upper = written(transaction)?;
-    let ((mut changes, pending), mut leaks) = leaks::along(upper.as_fd(), &state.policy, needles, |feed| {
+    for remembered in &state.secret_leaks {
+        changes.leaks.extend(remembered.still(upper.as_fd())?);
+    }
+    Ok((changes, pending))
+}
+
+fn search(transaction: &Transaction, image: &Image, needles: Needles<'_>) -> Result<(Changes, Pending)> {
+    let upper = written(transaction)?;
+    let ((changes, pending), leaks) = leaks::along(upper.as_fd(), &transaction.state.policy, needles, |feed| {
         let scanned = scan_showing(transaction, image, &mut |list| feed.offer(list))?;
         feed.rest(&scanned.0.list);
         Ok(scanned)
     })?;
-    for remembered in &state.secret_leaks {
-        leaks.extend(remembered.still(upper.as_fd())?);
-    }
-    changes.leaks = leaks;
-    Ok((changes, pending))
+    Ok((Changes { leaks, ..changes }, pending))
 }
 
 /// The directory with what the step wrote, for the searches in it.
@@ -108,13 +113,9 @@ pub fn write_ahead(transaction: &Transaction, image: &Image) -> Result<()> {
 
 /// Searches for the secrets of a step whose transaction is committed later, without them. Returns what changed.
 pub fn remember_secrets(transaction: &mut Transaction, image: &Image, secrets: &[Needle]) -> Result<Changes> {
+    let (mut changes, _) = search(transaction, image, &|| secrets.to_vec())?;
     let upper = written(transaction)?;
-    let (changes, found) = leaks::along(upper.as_fd(), &transaction.state.policy, &|| secrets.to_vec(), |feed| {
-        let (changes, _) = scan_showing(transaction, image, &mut |list| feed.offer(list))?;
-        feed.rest(&changes.list);
-        Ok(changes)
-    })?;
-    for leak in found {
+    for leak in std::mem::take(&mut changes.leaks) {
         transaction.state.secret_leaks.extend(Remembered::new(upper.as_fd(), leak)?);
     }
     transaction.state.save(transaction.directory())?;

@@ -306,6 +306,12 @@ pub fn exec_path(command: &[OsString], environment: &[(OsString, OsString)]) -> 
     error as i32
 }
 
+/// How many threads are worth starting for work on many files, this one included: one a processor, and no more than four, which
+/// wait for the file system's journal already.
+pub fn worth_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(4)
+}
+
 /// Raises this process's limit of open files to what it may have. Not before the step has ended: it would inherit it.
 pub fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -9,12 +9,10 @@ use rustix::fs::{FileType, Stat};
 
 use super::Copier;
 use crate::error::{Doing, Result};
-use crate::sys::fs;
+use crate::sys::{fs, process};
 
 /// So many entries are copied sooner than threads are started.
 const ALONE: usize = 500;
-/// More wait for the file system's journal.
-const THREADS: usize = 4;
 
 /// A directory that is being copied. It gets its attributes when all below it has been: each new entry changes its times.
 pub(super) struct Folder {
@@ -73,7 +71,7 @@ pub(super) fn copy(copier: &Copier, top: Folder) -> Result<()> {
         loop {
             crew.done(result);
             if helpers == 0 && crew.copied.load(Ordering::Relaxed) >= ALONE {
-                helpers = thread::available_parallelism().map_or(1, usize::from).min(THREADS);
+                helpers = process::worth_threads();
                 // As many processes as the user may have (setrlimit(2), RLIMIT_NPROC): then there are fewer.
                 (1..helpers).for_each(|_| drop(thread::Builder::new().spawn_scoped(scope, || crew.work())));
             }

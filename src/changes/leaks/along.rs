@@ -12,10 +12,10 @@ use super::search::Pattern;
 use super::{Leak, Needle};
 use crate::changes::{Change, Kind, Policy, What};
 use crate::error::Result;
+use crate::sys::process;
 
 /// So many changes are handed over at once; fewer are searched sooner than a thread is started.
 const BATCH: usize = 500;
-const THREADS: usize = 4;
 
 /// What makes the needles, once there is something to search.
 pub type Needles<'n> = &'n (dyn Fn() -> Vec<Needle> + Sync);
@@ -66,7 +66,7 @@ pub fn along<T>(
 ) -> Result<(T, Vec<Leak>)> {
     let hunt = Hunt { upper, needles, pattern: OnceLock::new(), queue: Mutex::default(), more: Condvar::new() };
     // Two on one processor: what a kept transaction holds may have to come from the disk.
-    let threads = LazyCell::new(|| thread::available_parallelism().map_or(1, usize::from).clamp(2, THREADS));
+    let threads = LazyCell::new(|| process::worth_threads().max(2));
     thread::scope(|scope| {
         let open = Open(&hunt);
         let mut helpers = Vec::new();
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn each_of_many_files_is_searched_and_told_in_the_order_of_the_list() {
         let upper = tempfile::tempdir().unwrap();
-        let (mut list, expected) = files(upper.path(), BATCH * THREADS * 2 + 7);
+        let (mut list, expected) = files(upper.path(), BATCH * 8 + 7);
         let found = search(upper.path(), &list).unwrap();
         assert_eq!(found.into_iter().map(|leak| leak.path).collect::<Vec<_>>(), expected);
         // By whichever thread: a trace in a file that cannot be read would be committed.

@@ -12,17 +12,16 @@ use std::thread;
 use super::Redo;
 use crate::changes::record::Record;
 use crate::image::Inside;
+use crate::sys::process;
 
 /// Fewer files are moved sooner than a thread is started.
 const FEWEST: usize = 1000;
-/// More threads wait for the journal.
-const THREADS: usize = 4;
 
 /// Moves the files that the image does not have into directories that it has, where that may be done before everything else.
 /// Which records are done: what failed is not, and tells why when it is applied in its turn. An interruption leaves what one
 /// between two records leaves, or a file with both names, of which a redo takes the upper's away.
 pub fn moves(redo: &mut Redo<'_>, records: &[Record]) -> Vec<AtomicBool> {
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS);
+    let threads = process::worth_threads();
     let moves = records.iter().filter(|record| file(record).is_some()).count();
     // A directory that is placed is not yet where the files below it go.
     if threads < 2 || moves < FEWEST || records.iter().any(|record| matches!(record, Record::Place { .. })) {
