@@ -260,3 +260,23 @@ fn a_recovery_of_all_images_goes_on_after_one_that_is_gone() {
     assert_code(&known(&["recover", gone.root.to_str().unwrap()], &field), 125);
     assert_code(&known(&["discard", field.root.to_str().unwrap()], &field), 0);
 }
+
+/// Somebody who looks holds the transaction's shared lock, and is no step that runs.
+#[test]
+fn who_only_looks_at_a_transaction_keeps_nobody_from_it() {
+    needs_sandbox!();
+    let mut field = Field::small();
+    field.forget_leaks();
+    assert_code(&verb(&field, &["begin", "./rootfs", "--name", "seen"]), 0);
+    let storage = field.path().join(".dropcloth").read_dir().unwrap().next().unwrap().unwrap().path();
+    let looking = std::fs::File::open(&storage).unwrap();
+    looking.lock_shared().unwrap();
+    let list = stdout(&verb(&field, &["list", "./rootfs"]));
+    assert!(list.contains("kept") && !list.contains("running"), "{list}");
+    // For as long as it is held, nobody can have it for himself.
+    let output = verb(&field, &["discard", "seen"]);
+    assert_code(&output, 125);
+    assert!(stderr(&output).contains("in use"), "{}", stderr(&output));
+    drop(looking);
+    assert_code(&verb(&field, &["discard", "seen"]), 0);
+}

@@ -82,14 +82,9 @@ pub fn list(places: &[PathBuf], image: Option<&Image>) -> Result<Vec<Listed>> {
         {
             continue;
         }
-        let status = match Transaction::take(&path) {
-            Ok(None) => RUNNING,
-            Ok(Some(_)) if state.attached => "attached",
-            Ok(Some(_)) if state.kept => "kept",
-            Ok(Some(t)) if !matches!(journal::progress(t.directory()), Ok(Progress::Open)) => "interrupted commit",
-            Ok(Some(_)) => "left behind",
+        let status = match status(&path, &state) {
             Err(error) if super::vanished(&error) => continue,
-            Err(error) => return Err(error),
+            other => other?,
         };
         found.push(Listed {
             id: state.name.unwrap_or(state.id),
@@ -101,6 +96,20 @@ pub fn list(places: &[PathBuf], image: Option<&Image>) -> Result<Vec<Listed>> {
         });
     }
     Ok(found)
+}
+
+/// A shared lock tells whether somebody works at it, and keeps nobody from telling the same.
+fn status(path: &Path, state: &State) -> Result<&'static str> {
+    let directory = super::open_owned(path)?;
+    if !fs::try_lock(directory.as_fd(), false)? {
+        return Ok(RUNNING);
+    }
+    Ok(match state {
+        State { attached: true, .. } => "attached",
+        State { kept: true, .. } => "kept",
+        _ if !matches!(journal::progress(directory.as_fd()), Ok(Progress::Open)) => "interrupted commit",
+        _ => "left behind",
+    })
 }
 
 /// One that vanishes while it is looked at is nobody's.
@@ -305,12 +314,16 @@ pub fn distinct(places: Vec<PathBuf>) -> Vec<PathBuf> {
 }
 
 fn take(path: &Path) -> Result<Transaction> {
-    // Whoever lists them holds each for a moment.
-    for _ in 0..20 {
+    const TRIES: usize = 10_000;
+    for _ in 0..TRIES {
         if let Some(transaction) = Transaction::take(path)? {
             return Ok(transaction);
         }
-        std::thread::sleep(std::time::Duration::from_millis(2));
+        // Whoever only looks has a shared lock, for a moment.
+        if !fs::try_lock(super::open_owned(path)?.as_fd(), false)? {
+            break;
+        }
+        std::thread::yield_now();
     }
     refuse(
         Fault::new(format!("the transaction {} is in use by a running step", path.display()))
