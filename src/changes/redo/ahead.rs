@@ -21,10 +21,14 @@ const FEWEST: usize = 1000;
 /// Which records are done: what failed is not, and tells why when it is applied in its turn. An interruption leaves what one
 /// between two records leaves, or a file with both names, of which a redo takes the upper's away.
 pub fn moves(redo: &mut Redo<'_>, records: &[Record]) -> Vec<AtomicBool> {
-    let threads = process::worth_threads();
     let moves = records.iter().filter(|record| file(record).is_some()).count();
     // A directory that is placed is not yet where the files below it go.
-    if threads < 2 || moves < FEWEST || records.iter().any(|record| matches!(record, Record::Place { .. })) {
+    if moves < FEWEST || records.iter().any(|record| matches!(record, Record::Place { .. })) {
+        return Vec::new();
+    }
+    // Asked last: it reads files of the kernel.
+    let threads = process::worth_threads();
+    if threads < 2 {
         return Vec::new();
     }
     let done = records.iter().map(|_| AtomicBool::new(false)).collect();
